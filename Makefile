@@ -1,0 +1,250 @@
+# cuDistill. The two commands that matter, each enough by itself on a fresh Debian 12:
+#     make quickstart     install what is missing, build, run the comparison of configs/quickstart.ini
+#     make test           install what is missing, build, run the unit tests
+# Others: all, deps, check (long tests and sanitizers), lint, format, bench, clean.
+
+# ---- Switches: auto = compile and link a probe, and print what was found; 1 = absence is an error; 0 = without ----
+CUDA ?= auto
+MPI ?= auto
+DEBUG ?= 0
+# SAN: 1 or address = AddressSanitizer and UBSan, thread = ThreadSanitizer.
+SAN ?= 0
+# WERROR=1: a warning is an error (set by .ci/run; not the default, since newer compilers invent new warnings).
+WERROR ?= 0
+CC ?= cc
+# Seconds that one test program may take.
+TEST_TIMEOUT ?= 300
+CHECK_TIMEOUT ?= 3000
+QUICKSTART ?= suite configs/quickstart.ini
+
+# ---- Packages (Debian 12 names) ----
+PACKAGES := gcc libc6-dev make pkg-config libdnnl-dev libinih-dev libjansson-dev libarchive-dev \
+    libxxhash-dev libssl-dev libcmocka-dev librandom123-dev
+LINT_PACKAGES := clang-format clang-tidy cppcheck python3
+
+# ---- Variants: objects of each live apart, so switching between them rebuilds nothing ----
+ifneq ($(filter thread,$(SAN)),)
+  VARIANT := build/tsan
+  SAN_FLAGS := -fsanitize=thread
+else ifneq ($(filter 1 address,$(SAN)),)
+  VARIANT := build/asan
+  SAN_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+else ifneq ($(filter-out 0,$(DEBUG)),)
+  VARIANT := build/debug
+else
+  VARIANT := build
+endif
+OBJ := $(VARIANT)/obj
+PROGRAM := $(VARIANT)/cudistill
+LOGS := $(VARIANT)/log
+
+OPT := $(if $(filter-out 0,$(DEBUG)),-O0 -g3,$(if $(SAN_FLAGS),-O1 -g -fno-omit-frame-pointer,-O3 -g))
+# A portable binary: no -march. Hot loops choose their instruction set at run time.
+BASE_CFLAGS := -std=c11 -D_GNU_SOURCE -Iinclude $(OPT) -fno-math-errno -fopenmp \
+    -Wall -Wextra -Wshadow $(SAN_FLAGS)
+COMPILE = $(CC) $(BASE_CFLAGS) $(if $(filter-out 0,$(WERROR)),-Werror) $(CPPFLAGS) $(CFLAGS)
+LIBS := -ldnnl -linih -ljansson -larchive -lxxhash -lcrypto -lpthread -lm -ldl -fopenmp
+
+# ---- Sources. Parts that become shared objects of their own (CUDA, NCCL, MPI) are not linked into the program. ----
+CUDA_SOURCES := $(wildcard kernels/*.cu host/backend/cuda*.c host/comm/nccl.c)
+MPI_SOURCES := $(wildcard host/comm/mpi.c)
+HOST_SOURCES := $(filter-out $(CUDA_SOURCES) $(MPI_SOURCES),$(sort $(shell find host -name '*.c')))
+OBJECTS := $(HOST_SOURCES:%.c=$(OBJ)/%.o)
+# What tests of the command line need built before they run.
+MAIN_PROGRAM := $(if $(wildcard host/main.c),$(PROGRAM))
+LIBRARY := $(VARIANT)/libcudistill.a
+programs_of = $(patsubst %.c,$(VARIANT)/%,$(sort $(wildcard $(1))))
+TESTS := $(call programs_of,tests/test_*.c)
+CHECKS := $(call programs_of,tests/check_*.c)
+CHECK_SCRIPTS := $(sort $(wildcard tests/check_*.sh))
+BENCHES := $(call programs_of,bench/bench_*.c)
+C_FILES := $(sort $(shell find host include tests bench kernels -name '*.c' -o -name '*.h' -o -name '*.cuh' \
+    -o -name '*.cu' 2>/dev/null))
+
+# Build in parallel even when the user gave no -j.
+PARALLEL = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
+SUBMAKE = $(MAKE) --no-print-directory
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: all deps deps-lint quickstart test check lint format bench clean found programs \
+    check-programs bench-programs run-tests run-checks run-sanitizers run-benches FORCE
+
+all: found
+	+@$(SUBMAKE) $(PARALLEL) $(PROGRAM)
+
+# ---- Packages: one query when all is there ----
+# $(1): packages. Asks dpkg which are missing and installs those.
+define install_missing
+@if ! command -v dpkg-query >/dev/null 2>&1; then \
+    echo "deps: no dpkg here; install the counterparts of: $(1)"; \
+    exit 0; \
+fi; \
+present=" $$(dpkg-query -W -f='$${binary:Package}=$${db:Status-Status} ' $(1) 2>/dev/null) "; \
+missing=""; \
+for package in $(1); do \
+    case "$$present" in \
+    *" $$package=installed "*|*" $$package:"*"=installed "*) ;; \
+    *) dpkg -s "$$package" >/dev/null 2>&1 || missing="$$missing $$package" ;; \
+    esac; \
+done; \
+if [ -z "$$missing" ]; then exit 0; fi; \
+echo "deps: installing$$missing"; \
+sudo=""; \
+if [ "$$(id -u)" != 0 ]; then \
+    if ! command -v sudo >/dev/null 2>&1; then \
+        echo "deps: not root and no sudo: as root, run: apt-get install$$missing" >&2; \
+        exit 1; \
+    fi; \
+    sudo=sudo; \
+fi; \
+$$sudo apt-get -q update && \
+$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
+    install --no-install-recommends $$missing
+endef
+
+deps:
+	$(call install_missing,$(PACKAGES))
+
+deps-lint: deps
+	$(call install_missing,$(LINT_PACKAGES))
+
+# ---- What was found: compile and link probes, printed once and kept ----
+# $(1): compiler, $(2): source text, $(3): libraries. A shell condition.
+link_probe = printf '%b\n' '$(2)' | $(1) -x c - -o $(VARIANT)/probe.out $(3) >/dev/null 2>&1
+
+found: $(VARIANT)/found.txt
+	@cat $<
+
+$(VARIANT)/found.txt: Makefile $(CUDA_SOURCES) $(MPI_SOURCES) | $(VARIANT)/flags.txt
+	@{ \
+	if ! $(call link_probe,$(CC),#include <dnnl.h>\n#include <ini.h>\nint main(void) {return !dnnl_version() + !ini_parse;},-ldnnl -linih); then \
+	    echo "oneDNN or inih: compile-and-link probe with '$(CC)' failed; run 'make deps' first" >&2; exit 1; \
+	fi; \
+	echo "oneDNN $$(printf '#include <dnnl_version.h>\nversion=DNNL_VERSION_MAJOR.DNNL_VERSION_MINOR.DNNL_VERSION_PATCH\n' \
+	    | $(CC) -E -P - | sed -n 's/^version=//p' | tr -d ' '), inih $$(pkg-config --modversion inih 2>/dev/null || echo '(version unknown)')"; \
+	if [ "$(CUDA)" = 0 ]; then echo "CUDA   off"; \
+	elif [ -z "$(CUDA_SOURCES)" ]; then \
+	    if [ "$(CUDA)" = 1 ]; then echo "CUDA=1, but this tree has no CUDA sources" >&2; exit 1; fi; \
+	    echo "CUDA   off: no CUDA sources in this tree"; \
+	elif $(call link_probe,$(CC),#include <cuda_runtime_api.h>\nint main(void) {return cudaDeviceReset();},-lcudart); then \
+	    echo "CUDA   found"; \
+	else \
+	    if [ "$(CUDA)" = 1 ]; then echo "CUDA=1, but the probe does not link with cudart" >&2; exit 1; fi; \
+	    echo "CUDA   off: probe does not link with cudart"; \
+	fi; \
+	if [ "$(MPI)" = 0 ]; then echo "MPI    off"; \
+	elif [ -z "$(MPI_SOURCES)" ]; then \
+	    if [ "$(MPI)" = 1 ]; then echo "MPI=1, but this tree has no MPI sources" >&2; exit 1; fi; \
+	    echo "MPI    off: no MPI sources in this tree"; \
+	elif $(call link_probe,mpicc,#include <mpi.h>\nint main(void) {return MPI_Finalize();},); then \
+	    echo "MPI    found"; \
+	else \
+	    if [ "$(MPI)" = 1 ]; then echo "MPI=1, but the probe does not link with mpicc" >&2; exit 1; fi; \
+	    echo "MPI    off: probe does not link with mpicc"; \
+	fi; rm -f $(VARIANT)/probe.out; } > $@
+
+# Rewritten only when the flags differ, so that changed flags rebuild and equal flags do not.
+FLAGS_TEXT = $(CC) $(BASE_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) CUDA=$(CUDA) MPI=$(MPI)
+$(VARIANT)/flags.txt: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(FLAGS_TEXT)' | cmp -s - $@ || printf '%s\n' '$(FLAGS_TEXT)' > $@
+
+# ---- Compile and link ----
+$(OBJ)/%.o: %.c $(VARIANT)/flags.txt
+	@mkdir -p $(@D)
+	@echo "  cc    $<"
+	@$(COMPILE) -MMD -MP -c $< -o $@
+
+# D: no time stamps, so equal objects give an equal archive. Made anew, so that it holds no removed object.
+$(LIBRARY): $(filter-out $(OBJ)/host/main.o,$(OBJECTS))
+	@echo "  ar    $@"
+	@rm -f $@
+	@ar rcsD $@ $^
+
+$(PROGRAM): $(OBJ)/host/main.o $(LIBRARY)
+	@echo "  link  $@"
+	@$(CC) $(SAN_FLAGS) $(LDFLAGS) $^ $(LIBS) -o $@
+
+$(VARIANT)/tests/%: $(OBJ)/tests/%.o $(LIBRARY)
+	@mkdir -p $(@D)
+	@echo "  link  $@"
+	@$(CC) $(SAN_FLAGS) $(LDFLAGS) $^ -lcmocka $(LIBS) -o $@
+
+$(VARIANT)/bench/%: $(OBJ)/bench/%.o $(LIBRARY)
+	@mkdir -p $(@D)
+	@echo "  link  $@"
+	@$(CC) $(SAN_FLAGS) $(LDFLAGS) $^ $(LIBS) -o $@
+
+.SECONDARY:
+-include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
+
+# ---- The two commands ----
+# Everything that needs the packages runs in a sub-make, which starts after they are there.
+quickstart: deps
+	+@$(SUBMAKE) all
+	$(PROGRAM) $(QUICKSTART)
+
+test: deps
+	+@$(SUBMAKE) found
+	+@$(SUBMAKE) $(PARALLEL) programs
+	+@$(SUBMAKE) run-tests
+
+programs: $(MAIN_PROGRAM) $(TESTS)
+
+run-tests:
+	@CUDISTILL=$(PROGRAM) tests/run_tests --timeout $(TEST_TIMEOUT) --log $(LOGS) $(TESTS)
+
+# ---- Long tests; in CI they follow `make test` ----
+check: deps
+	+@$(SUBMAKE) found
+	+@$(SUBMAKE) $(PARALLEL) check-programs
+	+@$(SUBMAKE) run-checks
+	+@$(SUBMAKE) run-sanitizers
+
+check-programs: $(MAIN_PROGRAM) $(CHECKS)
+
+run-checks:
+	@CUDISTILL=$(PROGRAM) tests/run_tests --timeout $(CHECK_TIMEOUT) --log $(LOGS) $(CHECKS) $(CHECK_SCRIPTS)
+
+# Sanitizers slow the tests down several times, hence the longer limit. libgomp is not instrumented for
+# ThreadSanitizer: only programs without OpenMP regions are worth running under it.
+run-sanitizers:
+	+@$(SUBMAKE) SAN=1 $(PARALLEL) programs
+	+@$(SUBMAKE) SAN=1 TEST_TIMEOUT=$(CHECK_TIMEOUT) run-tests
+	+@$(if $(wildcard tests/test_loader.c),$(SUBMAKE) SAN=thread $(PARALLEL) build/tsan/tests/test_loader && \
+	    tests/run_tests --timeout $(CHECK_TIMEOUT) --log build/tsan/log build/tsan/tests/test_loader)
+
+# ---- Style ----
+MAX_LINES := 800
+lint: deps-lint
+	@awk -v max=$(MAX_LINES) 'FNR == max + 1 {print FILENAME ": more than " max " lines"; bad = 1} END {exit bad}' $(C_FILES)
+	tests/lint_layers
+	clang-format --dry-run -Werror $(C_FILES)
+	cppcheck --quiet --std=c11 --language=c --enable=warning,performance,portability --inline-suppr \
+	    --error-exitcode=1 --suppress=missingIncludeSystem -D_GNU_SOURCE '-D_Noreturn=__attribute__((noreturn))' \
+	    -Iinclude $(filter %.c,$(C_FILES))
+	printf '%s\n' $(filter %.c,$(C_FILES)) | xargs -P $$(nproc) -n 4 sh -c \
+	    'clang-tidy --quiet --warnings-as-errors="*" "$$@" -- -std=c11 -D_GNU_SOURCE -Iinclude -fopenmp' lint
+
+format: deps-lint
+	clang-format -i $(C_FILES)
+
+# ---- Benchmarks: those that run without arguments (the others leave with 64 and their usage) ----
+bench: deps
+	+@$(SUBMAKE) found
+	+@$(SUBMAKE) $(PARALLEL) bench-programs
+	+@$(SUBMAKE) run-benches
+
+bench-programs: $(MAIN_PROGRAM) $(BENCHES)
+
+run-benches:
+	@for bench in $(BENCHES); do \
+	    echo "== $$bench"; \
+	    "$$bench"; code=$$?; \
+	    if [ $$code = 64 ]; then echo "($$bench needs arguments)"; \
+	    elif [ $$code != 0 ]; then exit $$code; fi; \
+	done
+
+clean:
+	rm -rf build

@@ -1,0 +1,382 @@
+/* The cpu backend: the table, memory, and the way from a node to the file that computes it. Work runs on the calling thread
+ * and its OpenMP team, or, where queues are threads (tests), on the queue's thread and a team of its own. */
+#include "backend/cpu.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/distill_rows.h"
+#include "backend/queues.h"
+
+int cpu_width(int channels, int *repeat)
+{
+    int common = channels;
+    for (int other = CPU_BLOCK; other != 0;) {
+        const int rest = common % other;
+        common = other;
+        other = rest;
+    }
+    *repeat = CPU_BLOCK / common;
+    return *repeat * channels;
+}
+
+Range cpu_part(long count, long grain, int index, int parts)
+{
+    const long grains = (count + grain - 1) / grain;
+    const long begin = grains * index / parts * grain;
+    const long end = grains * (index + 1) / parts * grain;
+    return (Range){begin < count ? begin : count, end < count ? end : count};
+}
+
+/* --- distillation: rows in cpu_distill*.c --- */
+
+static float scalar_at(const Step *step, const RunArgs *args, int slot, float absent)
+{
+    const float *value = cpu_in_at(step, args, slot);
+    return value ? *value : absent;
+}
+
+static void run_distill(CpuStep *own, const Step *step, const RunArgs *args)
+{
+    (void)own;
+    const Node *node = step_node(step);
+    const Tensor *z = cpu_in(step, DISTILL_IN_Z);
+    const Tensor *logits = z ? z : cpu_in(step, DISTILL_IN_T);
+    const Tensor *columns = cpu_in(step, DISTILL_IN_ROW_PARAMS);
+    const Tensor *dz = cpu_out(step, DISTILL_OUT_DZ);
+    const DistillArgs rows = {
+        .spec = &step->graph->specs[node->attr.distill],
+        .n = logits->n,
+        .classes = logits->c,
+        .logits = logits->dtype,
+        .dz_type = dz ? dz->dtype : DT_F32,
+        .z = cpu_in_at(step, args, DISTILL_IN_Z),
+        .t = cpu_in_at(step, args, DISTILL_IN_T),
+        .dz = cpu_out_at(step, args, DISTILL_OUT_DZ),
+        .labels = cpu_in_at(step, args, DISTILL_IN_LABELS),
+        .theta = cpu_in_at(step, args, DISTILL_IN_THETA),
+        .row_params = cpu_in_at(step, args, DISTILL_IN_ROW_PARAMS),
+        .columns = columns ? columns->c : 0,
+        .target_kind = cpu_in_at(step, args, DISTILL_IN_TARGET_KIND),
+        .target_weight = cpu_in_at(step, args, DISTILL_IN_TARGET_WEIGHT),
+        .target_class = cpu_in_at(step, args, DISTILL_IN_TARGET_CLASS),
+        .sparse_index = cpu_in_at(step, args, DISTILL_IN_SPARSE_INDEX),
+        .sparse_value = cpu_in_at(step, args, DISTILL_IN_SPARSE_VALUE),
+        .dense = cpu_in_at(step, args, DISTILL_IN_DENSE),
+        .rows_valid = (int)scalar_at(step, args, DISTILL_IN_ROWS_VALID, (float)logits->n),
+        .scale = (double)scalar_at(step, args, DISTILL_IN_SCALE, 1.0f),
+        .rows = cpu_out_at(step, args, DISTILL_OUT_ROWS),
+        .sums = cpu_out_at(step, args, DISTILL_OUT_SUMS),
+        .stat_type = DT_F32,
+    };
+    distill_rows_cpu(&rows, args->arena[ARENA_WORKSPACE]);
+}
+
+Err *cpu_prepare_distill(Step *step, CpuStep *own)
+{
+    const Tensor *z = cpu_in(step, DISTILL_IN_Z);
+    const Tensor *t = cpu_in(step, DISTILL_IN_T);
+    const Tensor *logits = z ? z : t;
+    if (z && t && z->dtype != t->dtype) {
+        return err_new(EXIT_CONFIG_ERR, "%s: logits are %s for the student, %s for the teacher",
+                       step_node(step)->name, dtype_name(z->dtype), dtype_name(t->dtype));
+    }
+    if (logits->dtype != DT_F32 && logits->dtype != DT_BF16) {
+        return err_new(EXIT_CONFIG_ERR, "%s: the cpu backend takes logits in fp32 or bf16, not %s",
+                       step_node(step)->name, dtype_name(logits->dtype));
+    }
+    step->workspace = distill_cpu_scratch(logits->n, logits->c, own->cpu->threads);
+    own->run = run_distill;
+    return NULL;
+}
+
+/* --- steps --- */
+
+static Err *prepare_op(Backend *backend, Step *step, CpuStep *own)
+{
+    switch (step_node(step)->op) {
+    case OP_CONV:
+    case OP_CONV_DGRAD:
+    case OP_CONV_WGRAD:
+        return cpu_prepare_conv(backend, step, own);
+    case OP_BN_STATS:
+    case OP_BN_FINALIZE:
+    case OP_BN_RUNNING:
+    case OP_BN_INFER:
+    case OP_BN_APPLY:
+    case OP_BN_REDUCE:
+    case OP_BN_DPARAM:
+    case OP_BN_DX:
+        return cpu_prepare_bn(step, own);
+    case OP_IMAGE:
+    case OP_RELU:
+    case OP_RELU_BWD:
+    case OP_ADD:
+    case OP_CAST:
+    case OP_BIAS_GRAD:
+        return cpu_prepare_elementwise(step, own);
+    case OP_AVGPOOL:
+    case OP_AVGPOOL_BWD:
+    case OP_MAXPOOL:
+    case OP_MAXPOOL_BWD:
+        return cpu_prepare_pool(step, own);
+    case OP_LINEAR:
+    case OP_LINEAR_DGRAD:
+    case OP_LINEAR_WGRAD:
+        return cpu_prepare_linear(step, own);
+    case OP_FOLD_BN:
+    case OP_GRAD_NORM:
+    case OP_SGD:
+        return cpu_prepare_param(step, own);
+    case OP_DISTILL:
+        return cpu_prepare_distill(step, own);
+    default:
+        return err_new(EXIT_INTERNAL, "the cpu backend has no code for op %s", op_name(step_node(step)->op));
+    }
+}
+
+static void release(Backend *backend, Step *step)
+{
+    (void)backend;
+    CpuStep *own = step->priv;
+    if (own && own->release) {
+        own->release(own);
+    }
+    free(own);
+    step->priv = NULL;
+}
+
+static Err *prepare(Backend *backend, Step *step)
+{
+    if (step->graph->math != DT_F32) {
+        return err_new(EXIT_CONFIG_ERR, "%s: the cpu backend computes in fp32, not %s: use the ref backend",
+                       step_node(step)->name, dtype_name(step->graph->math));
+    }
+    CpuStep *own = xcalloc(1, sizeof *own);
+    own->cpu = backend->state;
+    step->priv = own;
+    Err *err = prepare_op(backend, step, own);
+    if (err) {
+        release(backend, step);
+    }
+    return err;
+}
+
+typedef struct {
+    const Step *step;
+    RunArgs args;
+    bool pack;
+} RunTask;
+
+static void task_run(void *context, const void *data)
+{
+    const Cpu *cpu = context;
+    const RunTask *task = data;
+    CpuStep *own = task->step->priv;
+    omp_set_num_threads(cpu->threads); /* the queue's thread may be new */
+    if (task->pack) {
+        own->pack(own, task->step, &task->args);
+    } else {
+        own->run(own, task->step, &task->args);
+    }
+}
+
+static void run(Backend *backend, Queue queue, const Step *step, const RunArgs *args)
+{
+    Cpu *cpu = backend->state;
+    const RunTask task = {.step = step, .args = *args};
+    queues_submit(cpu->queues, (int)queue, task_run, cpu, &task, (int)sizeof task);
+}
+
+static void pack(Backend *backend, Queue queue, const Step *step, const RunArgs *args)
+{
+    Cpu *cpu = backend->state;
+    const RunTask task = {.step = step, .args = *args, .pack = true};
+    queues_submit(cpu->queues, (int)queue, task_run, cpu, &task, (int)sizeof task);
+}
+
+/* --- memory, queues, events --- */
+
+typedef struct {
+    void *dst;
+    const void *src;
+    void *owned; /* freed afterwards */
+    size_t bytes;
+    int byte;
+} MoveTask;
+
+static void task_copy(void *context, const void *data)
+{
+    (void)context;
+    const MoveTask *task = data;
+    memcpy(task->dst, task->src, task->bytes);
+    free(task->owned);
+}
+
+static void task_fill(void *context, const void *data)
+{
+    (void)context;
+    const MoveTask *task = data;
+    memset(task->dst, task->byte, task->bytes);
+}
+
+static void *alloc(Backend *backend, MemKind kind, size_t bytes)
+{
+    (void)backend;
+    (void)kind;
+    if (bytes > SIZE_MAX - 64) {
+        return NULL;
+    }
+    const size_t rounded = bytes == 0 ? 64 : (bytes + 63) / 64 * 64;
+    void *memory = aligned_alloc(64, rounded);
+    return memory ? memset(memory, 0, rounded) : NULL;
+}
+
+static void release_memory(Backend *backend, MemKind kind, void *memory)
+{
+    (void)backend;
+    (void)kind;
+    free(memory);
+}
+
+/* Where queues are threads the source is copied at once: the caller may reuse it. */
+static void upload(Backend *backend, Queue queue, void *dst, const void *src, size_t bytes)
+{
+    Cpu *cpu = backend->state;
+    MoveTask task = {.dst = dst, .src = src, .bytes = bytes};
+    if (cpu->queue_threads && bytes > 0) {
+        task.owned = xmalloc(bytes);
+        memcpy(task.owned, src, bytes);
+        task.src = task.owned;
+    }
+    queues_submit(cpu->queues, (int)queue, task_copy, NULL, &task, (int)sizeof task);
+}
+
+static void download(Backend *backend, Queue queue, void *dst, const void *src, size_t bytes)
+{
+    Cpu *cpu = backend->state;
+    const MoveTask task = {.dst = dst, .src = src, .bytes = bytes};
+    queues_submit(cpu->queues, (int)queue, task_copy, NULL, &task, (int)sizeof task);
+}
+
+static void fill(Backend *backend, Queue queue, void *dst, int byte, size_t bytes)
+{
+    Cpu *cpu = backend->state;
+    const MoveTask task = {.dst = dst, .byte = byte, .bytes = bytes};
+    queues_submit(cpu->queues, (int)queue, task_fill, NULL, &task, (int)sizeof task);
+}
+
+static int event(Backend *backend)
+{
+    return queues_event(((Cpu *)backend->state)->queues);
+}
+
+static void record(Backend *backend, Queue queue, int event)
+{
+    queues_record(((Cpu *)backend->state)->queues, (int)queue, event);
+}
+
+static void wait(Backend *backend, Queue queue, int event)
+{
+    queues_wait(((Cpu *)backend->state)->queues, (int)queue, event);
+}
+
+static void sync(Backend *backend, Queue queue)
+{
+    queues_sync(((Cpu *)backend->state)->queues, (int)queue);
+}
+
+/* --- the backend itself --- */
+
+static bool accepts(Backend *backend, const FuseCandidate *candidate)
+{
+    (void)backend;
+    return candidate->dtype == DT_F32 || candidate->dtype == DT_BF16;
+}
+
+static void processor_name(char *name, size_t size)
+{
+    snprintf(name, size, "CPU");
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    char line[256];
+    while (file && fgets(line, sizeof line, file)) {
+        const char *value = strchr(line, ':');
+        if (strncmp(line, "model name", 10) == 0 && value) {
+            line[strcspn(line, "\n")] = '\0';
+            snprintf(name, size, "%.*s", (int)size - 1, value + 2);
+            break;
+        }
+    }
+    if (file) {
+        fclose(file);
+    }
+}
+
+static void info(Backend *backend, DeviceInfo *out)
+{
+    const Cpu *cpu = backend->state;
+    *out = (DeviceInfo){.threads = cpu->threads,
+                        .bf16 = cpu_dnnl_bf16_native() && cpu->isa == CPU_AVX512_BF16};
+    processor_name(out->name, sizeof out->name);
+    cpu_dnnl_describe(out->library, sizeof out->library);
+}
+
+static void close_cpu(Backend *backend)
+{
+    Cpu *cpu = backend->state;
+    queues_close(cpu->queues);
+    cpu_dnnl_close(cpu->dnnl);
+    free(cpu);
+}
+
+/* The size of a team as it really comes: a limit of the environment may make it smaller than asked for. */
+static int team_size(int wanted)
+{
+    int size = 1;
+    omp_set_dynamic(0);
+    omp_set_num_threads(wanted);
+#pragma omp parallel
+    {
+#pragma omp single
+        size = omp_get_num_threads();
+    }
+    omp_set_num_threads(size);
+    return size;
+}
+
+Err *backend_open_cpu(const BackendOptions *options, Backend *backend)
+{
+    Cpu *cpu = xcalloc(1, sizeof *cpu);
+    Err *err = cpu_isa_detect(options->isa, &cpu->isa);
+    if (!err) {
+        err = cpu_dnnl_open(options->isa, &cpu->dnnl);
+    }
+    if (err) {
+        free(cpu);
+        return err;
+    }
+    cpu->threads = team_size(options->threads > 0 ? options->threads : omp_get_max_threads());
+    cpu->queue_threads = options->queue_threads;
+    cpu->queues = queues_open(QUEUE_COUNT, options->queue_threads, options->delay_seed);
+    backend->name = "cpu";
+    backend->state = cpu;
+    backend->close = close_cpu;
+    backend->info = info;
+    backend->alloc = alloc;
+    backend->free = release_memory;
+    backend->upload = upload;
+    backend->download = download;
+    backend->fill = fill;
+    backend->accepts = accepts;
+    backend->prepare = prepare;
+    backend->release = release;
+    backend->pack = pack;
+    backend->run = run;
+    backend->event = event;
+    backend->record = record;
+    backend->wait = wait;
+    backend->sync = sync;
+    return NULL;
+}

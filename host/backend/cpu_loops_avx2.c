@@ -1,0 +1,81 @@
+/* Column, flat and arena loops for AVX2 with FMA. */
+#include "backend/cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/half.h"
+#include "cpu_isa.h"
+
+#ifdef CPU_X86
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx2,fma")))
+#define V __m256
+#define VL 8
+#define V_SET1(x) _mm256_set1_ps(x)
+#define V_ADD(a, b) _mm256_add_ps(a, b)
+#define V_SUB(a, b) _mm256_sub_ps(a, b)
+#define V_MUL(a, b) _mm256_mul_ps(a, b)
+#define V_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define V_RELU(a) _mm256_max_ps(_mm256_setzero_ps(), a)
+#define V_KEEP_POSITIVE(y, v) _mm256_and_ps(_mm256_cmp_ps(y, _mm256_setzero_ps(), _CMP_GT_OQ), v)
+#define V_LOAD(p) _mm256_loadu_ps(p)
+#define V_STORE(p, v) _mm256_storeu_ps(p, v)
+
+static inline __attribute__((always_inline)) TARGET __m256 load_bf16(const bf16 *p)
+{
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+static inline __attribute__((always_inline)) TARGET void store_bf16(bf16 *p, __m256 v)
+{
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i high = _mm256_srli_epi32(bits, 16);
+    const __m256i half = _mm256_add_epi32(_mm256_and_si256(high, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7FFF));
+    const __m256i round = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+    const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    const __m256i wide = _mm256_blendv_epi8(round, quiet, nan);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(wide, wide), 0x08);
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_castsi256_si128(packed));
+}
+
+#define NAME(x) full_##x
+#define E float
+#define E_LOAD(p) _mm256_loadu_ps(p)
+#define E_STORE(p, v) _mm256_storeu_ps(p, v)
+#define E_GET(x) (x)
+#define E_PUT(x) (x)
+#include "cpu_loops.inc"
+#include "cpu_arena.inc"
+static const CpuLoops F32_LOOPS = LOOPS_TABLE("avx2 f32");
+static const CpuArenaLoops ARENA_LOOPS = {.sgd = full_sgd, .square_sum = full_square_sum};
+#undef NAME
+#undef E
+#undef E_LOAD
+#undef E_STORE
+#undef E_GET
+#undef E_PUT
+
+#define NAME(x) half_##x
+#define E bf16
+#define E_LOAD(p) load_bf16(p)
+#define E_STORE(p, v) store_bf16(p, v)
+#define E_GET(x) bf16_to_float(x)
+#define E_PUT(x) bf16_from_float(x)
+#include "cpu_loops.inc"
+static const CpuLoops BF16_LOOPS = LOOPS_TABLE("avx2 bf16");
+
+const CpuLoops *cpu_loops_avx2(DType storage)
+{
+    return storage == DT_F32 ? &F32_LOOPS : &BF16_LOOPS;
+}
+
+const CpuArenaLoops *cpu_arena_avx2(void)
+{
+    return &ARENA_LOOPS;
+}
+
+#endif

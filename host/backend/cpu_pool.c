@@ -1,0 +1,209 @@
+/* Pooling on the CPU: pixels are independent, the inner loops run over channels. Average pooling sums in fp32 and rounds
+ * once; its gradient gathers, so that overlapping windows need no second pass. */
+#include "backend/cpu.h"
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "base/half.h"
+
+typedef struct {
+    int begin, end;
+} Span;
+
+/* Window `o` in input coordinates, clipped. */
+static Span window(int o, const PoolAttr *a, int size)
+{
+    const int begin = o * a->stride - a->pad;
+    const int end = begin + a->kernel;
+    return (Span){begin < 0 ? 0 : begin, end > size ? size : end};
+}
+
+/* Windows that hold input position `i`. */
+static Span windows_of(int i, const PoolAttr *a, int count)
+{
+    const int last = (i + a->pad) / a->stride;
+    const int reach = i + a->pad - a->kernel;
+    const int first = reach < 0 ? 0 : reach / a->stride + 1;
+    return (Span){first, last >= count ? count : last + 1};
+}
+
+static const char *pixel_at(const void *x, const Tensor *t, int n, int h, int w)
+{
+    const size_t pixel = ((size_t)n * (size_t)t->h + (size_t)h) * (size_t)t->w + (size_t)w;
+    return (const char *)x + pixel * (size_t)t->c * dtype_size(t->dtype);
+}
+
+/* What one thread needs of a pooling step. */
+typedef struct {
+    const CpuStep *own;
+    const PoolAttr *attr;
+    const Tensor *large, *small; /* x and y, or dx and dy */
+    const void *in;
+    void *out;
+    uint8_t *index;
+    float *line; /* [channels] of this thread */
+} PoolRun;
+
+/* Rows of the output (of all images) in [begin, end). */
+typedef void (*PoolRows)(const PoolRun *run, Range part);
+
+static void average_rows(const PoolRun *run, Range part)
+{
+    const Tensor *y = run->small;
+    const float share = 1.0f / (float)(run->attr->kernel * run->attr->kernel);
+    for (long row = part.begin; row < part.end; row++) {
+        const int n = (int)(row / y->h);
+        const int oh = (int)(row % y->h);
+        const Span rows = window(oh, run->attr, run->large->h);
+        for (int ow = 0; ow < y->w; ow++) {
+            const Span columns = window(ow, run->attr, run->large->w);
+            memset(run->line, 0, (size_t)y->c * sizeof *run->line);
+            for (int h = rows.begin; h < rows.end; h++) {
+                for (int w = columns.begin; w < columns.end; w++) {
+                    run->own->loops->accumulate(pixel_at(run->in, run->large, n, h, w), run->line, (size_t)y->c);
+                }
+            }
+            run->own->loops->from_float(run->line, (void *)pixel_at(run->out, y, n, oh, ow), (size_t)y->c, share);
+        }
+    }
+}
+
+static void average_bwd_rows(const PoolRun *run, Range part)
+{
+    const Tensor *dx = run->large;
+    const float share = 1.0f / (float)(run->attr->kernel * run->attr->kernel);
+    for (long row = part.begin; row < part.end; row++) {
+        const int n = (int)(row / dx->h);
+        const int h = (int)(row % dx->h);
+        const Span rows = windows_of(h, run->attr, run->small->h);
+        for (int w = 0; w < dx->w; w++) {
+            const Span columns = windows_of(w, run->attr, run->small->w);
+            memset(run->line, 0, (size_t)dx->c * sizeof *run->line);
+            for (int oh = rows.begin; oh < rows.end; oh++) {
+                for (int ow = columns.begin; ow < columns.end; ow++) {
+                    run->own->loops->accumulate(pixel_at(run->in, run->small, n, oh, ow), run->line, (size_t)dx->c);
+                }
+            }
+            run->own->loops->from_float(run->line, (void *)pixel_at(run->out, dx, n, h, w), (size_t)dx->c, share);
+        }
+    }
+}
+
+static float value_at(const char *pixel, DType type, int c)
+{
+    return type == DT_F32 ? ((const float *)(const void *)pixel)[c]
+                          : bf16_to_float(((const bf16 *)(const void *)pixel)[c]);
+}
+
+/* The first of equal values wins, and NaN over all. */
+static void max_pixel(const PoolRun *run, const char *pixel, int place, bool first, uint8_t *index)
+{
+    const DType type = run->large->dtype;
+    for (int c = 0; c < run->large->c; c++) {
+        const float v = value_at(pixel, type, c);
+        if (first || v > run->line[c] || (isnan(v) && !isnan(run->line[c]))) {
+            run->line[c] = v;
+            index[c] = (uint8_t)place;
+        }
+    }
+}
+
+static void max_rows(const PoolRun *run, Range part)
+{
+    const Tensor *y = run->small;
+    const PoolAttr *a = run->attr;
+    for (long row = part.begin; row < part.end; row++) {
+        const int n = (int)(row / y->h);
+        const int oh = (int)(row % y->h);
+        const Span rows = window(oh, a, run->large->h);
+        for (int ow = 0; ow < y->w; ow++) {
+            const Span columns = window(ow, a, run->large->w);
+            uint8_t *index = run->index + (((size_t)row * (size_t)y->w) + (size_t)ow) * (size_t)y->c;
+            bool first = true;
+            for (int h = rows.begin; h < rows.end; h++) {
+                for (int w = columns.begin; w < columns.end; w++) {
+                    const int place = (h - (oh * a->stride - a->pad)) * a->kernel + w - (ow * a->stride - a->pad);
+                    max_pixel(run, pixel_at(run->in, run->large, n, h, w), place, first, index);
+                    first = false;
+                }
+            }
+            run->own->loops->from_float(run->line, (void *)pixel_at(run->out, y, n, oh, ow), (size_t)y->c, 1.0f);
+        }
+    }
+}
+
+static void max_bwd_rows(const PoolRun *run, Range part)
+{
+    const Tensor *dx = run->large;
+    const Tensor *dy = run->small;
+    const PoolAttr *a = run->attr;
+    for (long row = part.begin; row < part.end; row++) {
+        const int n = (int)(row / dx->h);
+        const int h = (int)(row % dx->h);
+        const Span rows = windows_of(h, a, dy->h);
+        for (int w = 0; w < dx->w; w++) {
+            const Span columns = windows_of(w, a, dy->w);
+            memset(run->line, 0, (size_t)dx->c * sizeof *run->line);
+            for (int oh = rows.begin; oh < rows.end; oh++) {
+                for (int ow = columns.begin; ow < columns.end; ow++) {
+                    const int place = (h - (oh * a->stride - a->pad)) * a->kernel + w - (ow * a->stride - a->pad);
+                    const size_t pixel = ((size_t)n * (size_t)dy->h + (size_t)oh) * (size_t)dy->w + (size_t)ow;
+                    const uint8_t *index = run->index + pixel * (size_t)dy->c;
+                    const char *from = pixel_at(run->in, dy, n, oh, ow);
+                    for (int c = 0; c < dx->c; c++) {
+                        run->line[c] += index[c] == place ? value_at(from, dy->dtype, c) : 0.0f;
+                    }
+                }
+            }
+            run->own->loops->from_float(run->line, (void *)pixel_at(run->out, dx, n, h, w), (size_t)dx->c, 1.0f);
+        }
+    }
+}
+
+static void run_rows(CpuStep *own, const PoolRun *run, long rows, float *lines, PoolRows loop)
+{
+    const int threads = own->cpu->threads;
+#pragma omp parallel num_threads(threads)
+    {
+        const int t = omp_get_thread_num();
+        PoolRun mine = *run;
+        mine.line = lines + (size_t)t * (size_t)((run->large->c + 15) / 16 * 16);
+        loop(&mine, cpu_part(rows, 1, t, threads));
+    }
+}
+
+static void run_forward(CpuStep *own, const Step *step, const RunArgs *args)
+{
+    const bool max = step_node(step)->op == OP_MAXPOOL;
+    const PoolRun run = {.own = own, .attr = &step_node(step)->attr.pool, .large = cpu_in(step, 0),
+                         .small = cpu_out(step, 0), .in = cpu_in_at(step, args, 0), .out = cpu_out_at(step, args, 0),
+                         .index = max ? cpu_out_at(step, args, 1) : NULL};
+    run_rows(own, &run, (long)run.small->n * run.small->h, args->arena[ARENA_WORKSPACE],
+             max ? max_rows : average_rows);
+}
+
+static void run_backward(CpuStep *own, const Step *step, const RunArgs *args)
+{
+    const bool max = step_node(step)->op == OP_MAXPOOL_BWD;
+    const PoolRun run = {.own = own, .attr = &step_node(step)->attr.pool, .large = cpu_out(step, 0),
+                         .small = cpu_in(step, 0), .in = cpu_in_at(step, args, 0), .out = cpu_out_at(step, args, 0),
+                         .index = max ? cpu_in_at(step, args, 1) : NULL};
+    run_rows(own, &run, (long)run.large->n * run.large->h, args->arena[ARENA_WORKSPACE],
+             max ? max_bwd_rows : average_bwd_rows);
+}
+
+Err *cpu_prepare_pool(Step *step, CpuStep *own)
+{
+    const Op op = step_node(step)->op;
+    const Tensor *x = cpu_in(step, 0);
+    if (x->dtype != DT_F32 && x->dtype != DT_BF16) {
+        return err_new(EXIT_CONFIG_ERR, "%s: the cpu backend stores activations as fp32 or bf16, not %s: set precision",
+                       step_node(step)->name, dtype_name(x->dtype));
+    }
+    own->loops = cpu_loops(own->cpu->isa, x->dtype);
+    step->workspace = (size_t)own->cpu->threads * (size_t)((x->c + 15) / 16 * 16) * sizeof(float);
+    own->run = op == OP_AVGPOOL || op == OP_MAXPOOL ? run_forward : run_backward;
+    return NULL;
+}

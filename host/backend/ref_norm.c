@@ -1,0 +1,172 @@
+/* Definitions of the batch norm nodes. Sums are [sum, sum of squares | sum dz, sum dz*xhat, count], coefficients are
+ * [mean, 1/sqrt(var+eps), scale, shift], each a block of C (graph.h). */
+#include "ref_ops.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Blocks of a coefficient or sums vector. */
+enum { COEF_MEAN, COEF_INVSTD, COEF_SCALE, COEF_SHIFT };
+
+static size_t row_elems(const Tensor *t)
+{
+    return (size_t)t->h * (size_t)t->w * (size_t)t->c;
+}
+
+void ref_bn_stats(const RefOp *op)
+{
+    const Tensor *x = ref_in(op, 0);
+    const size_t c = (size_t)x->c;
+    const size_t valid = (size_t)ref_rows_valid(op, 1, x->n) * row_elems(x);
+    double *sums = op->out[0];
+    memset(sums, 0, (2 * c + 1) * sizeof(double));
+    for (size_t i = 0; i < valid; i++) {
+        const double v = op->in[0][i];
+        sums[i % c] += v;
+        sums[c + i % c] += v * v;
+    }
+    sums[2 * c] = (double)(valid / c);
+}
+
+/* Mean and biased variance from sums; no rows at all count as zeros. */
+static void moments(const double *sums, size_t c, size_t i, double *mean, double *var)
+{
+    const double count = sums[2 * c];
+    *mean = count > 0 ? sums[i] / count : 0;
+    *var = count > 0 ? fmax(sums[c + i] / count - *mean * *mean, 0) : 0;
+}
+
+static void coefficients(double *coef, size_t c, size_t i, double mean, double var, double eps, double gamma,
+                         double beta)
+{
+    const double invstd = 1 / sqrt(var + eps);
+    coef[COEF_MEAN * c + i] = mean;
+    coef[COEF_INVSTD * c + i] = invstd;
+    coef[COEF_SCALE * c + i] = gamma * invstd;
+    coef[COEF_SHIFT * c + i] = beta - mean * gamma * invstd;
+}
+
+void ref_bn_finalize(const RefOp *op)
+{
+    const size_t c = (size_t)ref_in(op, 1)->c;
+    for (size_t i = 0; i < c; i++) {
+        double mean, var;
+        moments(op->in[0], c, i, &mean, &var);
+        coefficients(op->out[0], c, i, mean, var, op->node->attr.bn.eps, op->in[1][i], op->in[2][i]);
+    }
+}
+
+void ref_bn_running(const RefOp *op)
+{
+    const size_t c = (size_t)ref_in(op, 1)->c;
+    const double momentum = op->node->attr.bn.momentum;
+    const double count = op->in[0][2 * c];
+    for (size_t i = 0; i < c; i++) {
+        double mean, var;
+        moments(op->in[0], c, i, &mean, &var);
+        const double unbiased = count > 1 ? var * count / (count - 1) : var;
+        op->out[0][i] = (1 - momentum) * op->in[1][i] + momentum * mean;
+        op->out[1][i] = (1 - momentum) * op->in[2][i] + momentum * unbiased;
+    }
+}
+
+void ref_bn_infer(const RefOp *op)
+{
+    const size_t c = (size_t)ref_in(op, 0)->c;
+    for (size_t i = 0; i < c; i++) {
+        coefficients(op->out[0], c, i, op->in[2][i], op->in[3][i], op->node->attr.bn.eps, op->in[0][i], op->in[1][i]);
+    }
+}
+
+void ref_bn_apply(const RefOp *op)
+{
+    const Tensor *x = ref_in(op, 0);
+    const size_t c = (size_t)x->c;
+    const size_t valid = (size_t)ref_rows_valid(op, 3, x->n) * row_elems(x);
+    const double *scale = op->in[1] + COEF_SCALE * c;
+    const double *shift = op->in[1] + COEF_SHIFT * c;
+    for (size_t i = 0; i < tensor_elems(x); i++) {
+        double y = 0;
+        if (i < valid) {
+            y = op->in[0][i] * scale[i % c] + shift[i % c] + (op->in[2] ? op->in[2][i] : 0);
+            y = op->node->attr.bn.relu && y < 0 ? 0 : y;
+        }
+        op->out[0][i] = y;
+    }
+}
+
+static double xhat(const double *x, const double *coef, size_t c, size_t i)
+{
+    return (x[i] - coef[COEF_MEAN * c + i % c]) * coef[COEF_INVSTD * c + i % c];
+}
+
+void ref_bn_reduce(const RefOp *op)
+{
+    const Tensor *x = ref_in(op, 1);
+    const size_t c = (size_t)x->c;
+    const size_t valid = (size_t)ref_rows_valid(op, 3, x->n) * row_elems(x);
+    const double *dy2 = op->in[4];
+    const double *y = op->in[5];
+    double *sums = op->out[0];
+    memset(sums, 0, (2 * c + 1) * sizeof(double));
+    for (size_t i = 0; i < tensor_elems(x); i++) {
+        const double dz = y && !(y[i] > 0) ? 0 : op->in[0][i] + (dy2 ? dy2[i] : 0);
+        if (op->out[1]) {
+            op->out[1][i] = dz;
+        }
+        if (i < valid) {
+            sums[i % c] += dz;
+            sums[c + i % c] += dz * xhat(op->in[1], op->in[2], c, i);
+        }
+    }
+    sums[2 * c] = (double)(valid / c);
+}
+
+void ref_bn_dparam(const RefOp *op)
+{
+    const size_t c = (size_t)(ref_in(op, 0)->c / 2);
+    for (size_t i = 0; i < c; i++) {
+        if (op->out[0]) {
+            op->out[0][i] = op->in[0][c + i];
+        }
+        if (op->out[1]) {
+            op->out[1][i] = op->in[0][i];
+        }
+    }
+}
+
+void ref_bn_dx(const RefOp *op)
+{
+    const Tensor *dz = ref_in(op, 0);
+    const size_t c = (size_t)dz->c;
+    const size_t valid = (size_t)ref_rows_valid(op, 4, dz->n) * row_elems(dz);
+    const double *scale = op->in[2] + COEF_SCALE * c;
+    const double *sums = op->in[3];
+    const double *y = op->in[5];
+    const bool frozen = op->node->attr.bn.frozen;
+    for (size_t i = 0; i < tensor_elems(dz); i++) {
+        double dx = 0;
+        if (i < valid) {
+            dx = y && !(y[i] > 0) ? 0 : op->in[0][i];
+            if (!frozen) {
+                const double count = sums[2 * c];
+                dx -= sums[i % c] / count + xhat(op->in[1], op->in[2], c, i) * sums[c + i % c] / count;
+            }
+            dx *= scale[i % c];
+        }
+        op->out[0][i] = dx;
+    }
+}
+
+void ref_fold_bn(const RefOp *op)
+{
+    const size_t outputs = (size_t)ref_in(op, 2)->c;
+    const size_t fan_in = tensor_elems(ref_in(op, 0)) / outputs;
+    for (size_t o = 0; o < outputs; o++) {
+        const double scale = op->in[2][o] / sqrt(op->in[5][o] + op->node->attr.bn.eps);
+        for (size_t i = 0; i < fan_in; i++) {
+            op->out[0][o * fan_in + i] = op->in[0][o * fan_in + i] * scale;
+        }
+        op->out[1][o] = ((op->in[1] ? op->in[1][o] : 0) - op->in[4][o]) * scale + op->in[3][o];
+    }
+}

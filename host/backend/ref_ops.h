@@ -1,0 +1,66 @@
+/* Private to the ref backend: the loops that define the ops. A loop sees every input as doubles and writes every output
+ * as doubles; ref.c converts from and to the storage types, adds to gradients, and owns the memory. Loops may assume that
+ * inputs and outputs do not overlap. Pure: no state, any thread. */
+#ifndef CUDISTILL_BACKEND_REF_OPS_H
+#define CUDISTILL_BACKEND_REF_OPS_H
+
+#include "backend/backend.h"
+
+typedef struct {
+    const Graph *graph;
+    const Node *node;
+    const double *in[NODE_MAX_IN]; /* NULL = absent */
+    double *out[NODE_MAX_OUT];     /* NULL = absent */
+} RefOp;
+
+typedef void (*RefLoop)(const RefOp *op);
+
+static inline const Tensor *ref_in(const RefOp *op, int slot)
+{
+    return &op->graph->tensors[op->node->in[slot]];
+}
+static inline const Tensor *ref_out(const RefOp *op, int slot)
+{
+    return &op->graph->tensors[op->node->out[slot]];
+}
+/* Valid rows of a batch of n: the value of input `slot`, or n where that is absent. */
+int ref_rows_valid(const RefOp *op, int slot, int n);
+
+void ref_conv(const RefOp *op);
+void ref_conv_dgrad(const RefOp *op);
+void ref_conv_wgrad(const RefOp *op);
+void ref_bias_grad(const RefOp *op);
+void ref_linear(const RefOp *op);
+void ref_linear_dgrad(const RefOp *op);
+void ref_linear_wgrad(const RefOp *op);
+
+void ref_bn_stats(const RefOp *op);
+void ref_bn_finalize(const RefOp *op);
+void ref_bn_running(const RefOp *op);
+void ref_bn_infer(const RefOp *op);
+void ref_bn_apply(const RefOp *op);
+void ref_bn_reduce(const RefOp *op);
+void ref_bn_dparam(const RefOp *op);
+void ref_bn_dx(const RefOp *op);
+void ref_fold_bn(const RefOp *op);
+
+void ref_image(const RefOp *op);
+void ref_relu(const RefOp *op);
+void ref_relu_bwd(const RefOp *op);
+void ref_add(const RefOp *op);
+void ref_cast(const RefOp *op);
+void ref_avgpool(const RefOp *op);
+void ref_avgpool_bwd(const RefOp *op);
+void ref_maxpool(const RefOp *op);
+void ref_maxpool_bwd(const RefOp *op);
+
+/* Ops that work on arenas or have a contract of their own take the step itself. */
+void ref_distill(const Step *step, const RunArgs *args, void *scratch);
+void ref_grad_norm(const Step *step, const RunArgs *args);
+void ref_sgd(const Step *step, const RunArgs *args);
+
+/* One element of a tensor as a double, and back with one rounding; I32 and U8 hold integers. */
+double ref_load(DType dtype, const void *base, size_t i);
+void ref_store(DType dtype, void *base, size_t i, double value);
+
+#endif

@@ -1,0 +1,76 @@
+/* The log: level and line. The level is the one piece of mutable global state that the conventions allow. A line is
+ * formatted first and leaves in a single write, so lines of several threads or ranks do not mix. */
+#include "base/log.h"
+
+#include "base/err.h"
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static atomic_int current_level = LOG_INFO;
+
+void log_set_level(LogLevel level)
+{
+    atomic_store_explicit(&current_level, (int)level, memory_order_relaxed);
+}
+
+LogLevel log_level(void)
+{
+    return (LogLevel)atomic_load_explicit(&current_level, memory_order_relaxed);
+}
+
+static const char *level_prefix(LogLevel level)
+{
+    switch (level) {
+    case LOG_ERROR:
+        return "error: ";
+    case LOG_WARN:
+        return "warning: ";
+    case LOG_DEBUG:
+        return "debug: ";
+    case LOG_INFO:
+        break;
+    }
+    return "";
+}
+
+void log_line(LogLevel level, const char *format, ...)
+{
+    if (level > log_level()) {
+        return;
+    }
+    va_list args;
+    va_start(args, format);
+    char *text = NULL;
+    const int length = vasprintf(&text, format, args);
+    va_end(args);
+    if (length < 0) {
+        return;
+    }
+    char *line = xformat("%s%s\n", level_prefix(level), text);
+    free(text);
+    size_t left = strlen(line);
+    /* A closed stderr must not stop a training run: errors of write are ignored. */
+    const char *at = line;
+    while (left > 0) {
+        const ssize_t written = write(STDERR_FILENO, at, left);
+        if (written <= 0) {
+            break;
+        }
+        at += written;
+        left -= (size_t)written;
+    }
+    free(line);
+}
+
+double now_s(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}

@@ -1,0 +1,85 @@
+/* The program: finds the sub-command, runs it, turns its error into a message and an exit code. */
+#include "base/err.h"
+#include "base/log.h"
+#include "train/commands.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define VERSION "0.1.0"
+
+static const Command commands[] = {
+    {"train", command_train, "CONFIG.ini [--set section.key=value]... [--resume auto|must|never] [-q|-v]",
+     "train or distil a network"},
+    {"eval", command_eval,
+     "WEIGHTS --model NAME --data cifar100:DIR [--device cpu|ref] [--precision fp32|bf16] [--json]",
+     "accuracy of a weight file"},
+    {"suite", command_suite, "SUITE.ini [--out DIR] [--seeds 1,2,3]", "run several configurations, print one table"},
+    {"models", command_models, "", "list the networks"},
+};
+enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
+
+static void print_help(FILE *out)
+{
+    fprintf(out, "cudistill " VERSION ": knowledge distillation of image classifiers\n\nusage:\n");
+    for (int i = 0; i < COMMAND_COUNT; i++) {
+        fprintf(out, "  cudistill %-6s %s\n      %s\n", commands[i].name, commands[i].usage, commands[i].help);
+    }
+    fprintf(out, "  cudistill help [section[.key]]\n      the configuration keys\n  cudistill version\n\n"
+                 "examples:\n"
+                 "  cudistill suite configs/quickstart/suite.ini\n"
+                 "  cudistill train configs/cifar100/kd/wrn_16_2__resnet20.ini --set run.seed=2\n"
+                 "  cudistill eval student_best.safetensors --model resnet20 --data cifar100:DIR\n");
+}
+
+/* libgomp's idle threads spin by default, which doubles the time of a convolution when anything else runs beside it
+ * (DESIGN: CPU threads). The policy is read when the library is loaded, so the program starts itself once more. */
+static void wait_passively(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY")) {
+        return;
+    }
+    if (setenv("OMP_WAIT_POLICY", "passive", 1) == 0) {
+        execv("/proc/self/exe", argv); /* where this fails the program goes on, only slower */
+    }
+}
+
+static int leave(Err *err)
+{
+    if (!err) {
+        return EXIT_OK;
+    }
+    const int code = err->code;
+    fprintf(stderr, "cudistill: %s\n", err->message);
+    err_free(err);
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    wait_passively(argv);
+    if (argc < 2) {
+        print_help(stderr);
+        return EXIT_USAGE_ERR;
+    }
+    const char *name = argv[1];
+    if (strcmp(name, "version") == 0 || strcmp(name, "--version") == 0) {
+        printf("cudistill " VERSION "\n");
+        return EXIT_OK;
+    }
+    if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
+        if (argc > 2) {
+            return leave(command_help_key(argv[2]));
+        }
+        print_help(stdout);
+        return EXIT_OK;
+    }
+    for (int i = 0; i < COMMAND_COUNT; i++) {
+        if (strcmp(name, commands[i].name) == 0) {
+            return leave(commands[i].run(argc - 1, argv + 1));
+        }
+    }
+    return leave(err_new(EXIT_USAGE_ERR, "unknown command '%s': 'cudistill help' lists them", name));
+}

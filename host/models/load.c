@@ -1,0 +1,335 @@
+/* Weight files against parameter lists. Loading compares everything first and copies afterwards, so
+ * a file that does not fit changes nothing and the message can name all that is wrong at once. */
+#include "models/load.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LISTED = 8 /* of each kind of fault */ };
+static const char BATCHES[] = "num_batches_tracked";
+enum { COUNTER_NAME_MAX = PARAM_NAME_MAX + sizeof BATCHES };
+
+/* ---- Layout: rows x columns becomes columns x rows, once per output channel ---- */
+
+static void transpose(const float *in, size_t rows, size_t cols, float *out)
+{
+    for (size_t r = 0; r < rows; ++r) {
+        for (size_t c = 0; c < cols; ++c) {
+            out[c * rows + r] = in[r * cols + c];
+        }
+    }
+}
+
+static size_t window_of(const Param *p)
+{
+    return p->role == ROLE_CONV_WEIGHT ? (size_t)p->shape[2] * (size_t)p->shape[3] : 1;
+}
+
+/* O,I,Kh,Kw to O,Kh,Kw,I, or back. */
+static void swap_layout(const Param *p, bool to_file, const float *in, float *out)
+{
+    const size_t window = window_of(p);
+    const size_t channels = (size_t)p->shape[1];
+    for (size_t o = 0; o < (size_t)p->shape[0]; ++o) {
+        const size_t at = o * channels * window;
+        transpose(in + at, to_file ? window : channels, to_file ? channels : window, out + at);
+    }
+}
+
+/* ---- Loading ---- */
+
+static bool under_prefix(const Param *p, const char *prefix)
+{
+    return strncmp(p->name, prefix, strlen(prefix)) == 0;
+}
+
+static bool is_batches(const char *name)
+{
+    const size_t len = strlen(name);
+    const size_t tail = sizeof BATCHES - 1;
+    return len >= tail && strcmp(name + len - tail, BATCHES) == 0;
+}
+
+static bool is_float(WeightType type)
+{
+    return type == WEIGHT_F32 || type == WEIGHT_F16 || type == WEIGHT_BF16 || type == WEIGHT_F64;
+}
+
+static bool same_shape(const Param *p, const WeightEntry *entry)
+{
+    bool same = p->ndim == entry->ndim;
+    for (int i = 0; same && i < p->ndim; ++i) {
+        same = p->shape[i] == entry->shape[i];
+    }
+    return same;
+}
+
+/* A growing line of text: "tensors missing: a, b and 7 more". */
+typedef struct {
+    char *text; /* NULL while nothing is listed */
+    int count;
+} FaultList;
+
+static void fault_add(FaultList *list, const char *fault)
+{
+    ++list->count;
+    if (list->count > LISTED) {
+        return;
+    }
+    char *longer = list->text ? xformat("%s, %s", list->text, fault) : xstrdup(fault);
+    free(list->text);
+    list->text = longer;
+}
+
+/* "\n  <title>: <list>", or "". Frees the list; the caller frees the line. */
+static char *fault_line(FaultList *list, const char *title)
+{
+    char *line = NULL;
+    if (list->count > LISTED) {
+        line = xformat("\n  %d %s: %s and %d more", list->count, title, list->text,
+                       list->count - LISTED);
+    } else if (list->count > 0) {
+        line = xformat("\n  %d %s: %s", list->count, title, list->text);
+    } else {
+        line = xstrdup("");
+    }
+    free(list->text);
+    return line;
+}
+
+static char *shape_text(int ndim, const int64_t *shape)
+{
+    char *text = xstrdup("[");
+    for (int i = 0; i < ndim; ++i) {
+        char *longer = xformat("%s%s%lld", text, i > 0 ? "," : "", (long long)shape[i]);
+        free(text);
+        text = longer;
+    }
+    char *closed = xformat("%s]", text);
+    free(text);
+    return closed;
+}
+
+static void fault_shape(FaultList *list, const char *name, const Param *p, const WeightEntry *entry)
+{
+    int64_t wanted[4] = {0};
+    for (int i = 0; i < p->ndim; ++i) {
+        wanted[i] = p->shape[i];
+    }
+    char *got = shape_text(entry->ndim, entry->shape);
+    char *want = shape_text(p->ndim, wanted);
+    char *fault = xformat("%s is %s %s, not %s", name, weight_type_name(entry->type), got, want);
+    fault_add(list, fault);
+    free(fault);
+    free(want);
+    free(got);
+}
+
+/* "the file fits wrn_40_2 with 100 classes", or what to check. */
+static char *cure_text(const WeightsFile *file)
+{
+    int classes = 0;
+    const ModelInfo *fits = model_recognise(file, &classes);
+    return fits ? xformat("the file holds a %s of %d classes: choose that model and data of as "
+                          "many classes",
+                          fits->name, classes)
+                : xstrdup("choose the model that the file was made with");
+}
+
+/* NULL when the file holds exactly the parameters under `prefix`. */
+static Err *compare(const Params *params, const char *prefix, const WeightsFile *file,
+                    float *const arena[ARENA_COUNT])
+{
+    const size_t skip = strlen(prefix);
+    FaultList missing = {0};
+    FaultList unexpected = {0};
+    FaultList differing = {0};
+    int wanted = 0;
+    for (int i = 0; i < params->count; ++i) {
+        const Param *p = &params->items[i];
+        if (!under_prefix(p, prefix) || !arena[p->arena]) {
+            continue;
+        }
+        ++wanted;
+        const WeightEntry *entry = weights_find(file, p->name + skip);
+        if (!entry) {
+            fault_add(&missing, p->name + skip);
+        } else if (!same_shape(p, entry) || !is_float(entry->type)) {
+            fault_shape(&differing, p->name + skip, p, entry);
+        }
+    }
+    CHECK(wanted > 0, "no parameter to load under the prefix '%s'", prefix);
+    for (size_t i = 0; i < file->count; ++i) {
+        char *name = xformat("%s%s", prefix, file->entries[i].name);
+        if (!is_batches(name) && params_find(params, name) < 0) {
+            fault_add(&unexpected, file->entries[i].name);
+        }
+        free(name);
+    }
+    if (missing.count + unexpected.count + differing.count == 0) {
+        return NULL;
+    }
+    char *cure = cure_text(file);
+    char *lines[3] = {fault_line(&missing, "missing"), fault_line(&unexpected, "unexpected"),
+                      fault_line(&differing, "of another shape or type")};
+    Err *err = err_new(EXIT_BAD_DATA, "the tensors are not those of the network; %s%s%s%s", cure,
+                       lines[0], lines[1], lines[2]);
+    for (int i = 0; i < 3; ++i) {
+        free(lines[i]);
+    }
+    free(cure);
+    return err;
+}
+
+Err *model_load_weights(const Params *params, const char *prefix, const WeightsFile *file,
+                        float *const arena[ARENA_COUNT])
+{
+    TRY(compare(params, prefix, file, arena));
+    size_t most = 1;
+    for (int i = 0; i < params->count; ++i) {
+        const Param *p = &params->items[i];
+        most = under_prefix(p, prefix) && p->count > most ? p->count : most;
+    }
+    float *scratch = xmalloc(most * sizeof *scratch);
+    for (int i = 0; i < params->count; ++i) {
+        const Param *p = &params->items[i];
+        if (!under_prefix(p, prefix) || !arena[p->arena]) {
+            continue;
+        }
+        const WeightEntry *entry = weights_find(file, p->name + strlen(prefix));
+        float *out = arena[p->arena] + p->offset;
+        if (window_of(p) == 1) {
+            weights_to_float(entry, out);
+        } else {
+            weights_to_float(entry, scratch);
+            swap_layout(p, false, scratch, out);
+        }
+    }
+    free(scratch);
+    return NULL;
+}
+
+/* ---- Recognising ---- */
+
+static Params register_alone(const ModelInfo *info, int classes)
+{
+    Params params = {0};
+    ModelBuild build = {
+        .params = &params, .prefix = "", .classes = classes, .images = -1, .stem_channels = 3};
+    info->build(&build, info->layout);
+    return params;
+}
+
+/* The classifier's bias comes last in every network: its length in the file is the number of
+ * classes, 0 = unknown. */
+static int classes_of(const ModelInfo *info, const WeightsFile *file)
+{
+    Params params = register_alone(info, info->classes);
+    const WeightEntry *bias = weights_find(file, params.items[params.count - 1].name);
+    params_free(&params);
+    return bias && bias->ndim == 1 && bias->shape[0] > 1 && bias->shape[0] <= INT_MAX
+               ? (int)bias->shape[0]
+               : 0;
+}
+
+static bool is_exactly(const Params *params, const WeightsFile *file)
+{
+    size_t tensors = 0;
+    for (size_t i = 0; i < file->count; ++i) {
+        tensors += !is_batches(file->entries[i].name);
+    }
+    bool same = tensors == (size_t)params->count;
+    for (int i = 0; same && i < params->count; ++i) {
+        const WeightEntry *entry = weights_find(file, params->items[i].name);
+        same = entry && same_shape(&params->items[i], entry);
+    }
+    return same;
+}
+
+const ModelInfo *model_recognise(const WeightsFile *file, int *classes)
+{
+    int count = 0;
+    const ModelInfo *list = model_list(&count);
+    for (int i = 0; i < count; ++i) {
+        const int in_file = classes_of(&list[i], file);
+        if (in_file == 0) {
+            continue;
+        }
+        Params params = register_alone(&list[i], in_file);
+        const bool same = is_exactly(&params, file);
+        params_free(&params);
+        if (same) {
+            *classes = in_file;
+            return &list[i];
+        }
+    }
+    return NULL;
+}
+
+/* ---- Saving ---- */
+
+static SafeTensor tensor_of(const Param *p, const char *name, const float *data)
+{
+    SafeTensor tensor = {.name = name, .type = WEIGHT_F32, .ndim = p->ndim, .data = data};
+    for (int i = 0; i < p->ndim; ++i) {
+        tensor.shape[i] = p->shape[i];
+    }
+    return tensor;
+}
+
+ModelEntries model_save_entries(const Params *params, const char *prefix,
+                                float *const arena[ARENA_COUNT], int64_t batches)
+{
+    const size_t skip = strlen(prefix);
+    size_t tensors = 0;
+    size_t copied = 0;
+    size_t norms = 0;
+    for (int i = 0; i < params->count; ++i) {
+        const Param *p = &params->items[i];
+        if (under_prefix(p, prefix) && arena[p->arena]) {
+            ++tensors;
+            norms += p->role == ROLE_RUNNING_VAR;
+            copied += window_of(p) > 1 ? p->count : 0;
+        }
+    }
+    ModelEntries entries = {.tensors = xcalloc(tensors + norms + 1, sizeof *entries.tensors),
+                            .copies = xmalloc((copied + 1) * sizeof *entries.copies),
+                            .names = xcalloc(norms + 1, COUNTER_NAME_MAX),
+                            .batches = xmalloc(sizeof *entries.batches)};
+    *entries.batches = batches;
+    float *copy = entries.copies;
+    char *name = entries.names;
+    for (int i = 0; i < params->count; ++i) {
+        const Param *p = &params->items[i];
+        if (!under_prefix(p, prefix) || !arena[p->arena]) {
+            continue;
+        }
+        const float *data = arena[p->arena] + p->offset;
+        if (window_of(p) > 1) {
+            swap_layout(p, true, data, copy);
+            data = copy;
+            copy += p->count;
+        }
+        entries.tensors[entries.count++] = tensor_of(p, p->name + skip, data);
+        if (p->role == ROLE_RUNNING_VAR) {
+            const char *dot = strrchr(p->name, '.');
+            (void)snprintf(name, COUNTER_NAME_MAX, "%.*s%s",
+                           (int)(dot + 1 - p->name - (ptrdiff_t)skip), p->name + skip, BATCHES);
+            entries.tensors[entries.count++] =
+                (SafeTensor){.name = name, .type = WEIGHT_I64, .data = entries.batches};
+            name += COUNTER_NAME_MAX;
+        }
+    }
+    return entries;
+}
+
+void model_entries_free(ModelEntries *entries)
+{
+    free(entries->tensors);
+    free(entries->copies);
+    free(entries->names);
+    free(entries->batches);
+    memset(entries, 0, sizeof *entries);
+}

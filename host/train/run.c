@@ -1,0 +1,250 @@
+/* Opens and wires a run, and does what comes before step 1. Order matters: everything that can be wrong with the user's
+ * input is found before the run's folder is made, and the state of an earlier part (threads, timed choices) is read
+ * before the backend is opened. */
+#include "train/run.h"
+
+#include "base/files.h"
+#include "base/log.h"
+#include "train/checkpoint.h"
+#include "train/prepare.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static DType act_of(Precision precision, const DeviceInfo *info)
+{
+    switch (precision) {
+    case PRECISION_FP32:
+        return DT_F32;
+    case PRECISION_BF16:
+        return DT_BF16;
+    case PRECISION_FP16:
+        return DT_F16;
+    case PRECISION_AUTO:
+        break;
+    }
+    return info->bf16 ? DT_BF16 : DT_F32;
+}
+
+Err *precision_choose(Backend *backend, Precision wanted, DType *act)
+{
+    DeviceInfo info;
+    backend->info(backend, &info);
+    if ((wanted == PRECISION_BF16 && !info.bf16) || (wanted == PRECISION_FP16 && !info.fp16)) {
+        return err_new(EXIT_NO_DEVICE, "precision %s: %s (%s) has no fast arithmetic of that type; use auto or fp32",
+                       precision_name(wanted), info.name, info.library);
+    }
+    *act = act_of(wanted, &info);
+    return NULL;
+}
+
+/* Loader workers and compute threads together never exceed the cores. */
+static void share_cores(const Settings *s, int *workers, int *threads)
+{
+    const int cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    *workers = s->workers >= 0 ? s->workers : cores <= 4 ? 0 : 2;
+    *threads = s->threads > 0 ? s->threads : cores - *workers;
+    if (*threads < 1) {
+        *threads = 1;
+    }
+}
+
+static Err *open_data(Run *run)
+{
+    const Settings *s = run->settings;
+    TRY(dataset_open(s->dataset, SPLIT_TRAIN, &run->train_set));
+    TRY(dataset_open(s->dataset, SPLIT_TEST, &run->test_set));
+    snprintf(run->state.dataset_hash, sizeof run->state.dataset_hash, "%s", run->train_set->hash);
+    return NULL;
+}
+
+static Err *open_backend(Run *run, int threads)
+{
+    const Settings *s = run->settings;
+    const BackendOptions options = {.threads = threads, .choices = &run->choices, .deterministic = s->deterministic};
+    TRY(backend_open(s->device, &options, &run->backend));
+    DType act;
+    TRY(precision_choose(run->backend, s->precision, &act));
+    DType teacher_act = act;
+    if (s->teacher_precision != PRECISION_AUTO) {
+        TRY(precision_choose(run->backend, s->teacher_precision, &teacher_act));
+    }
+    run->student = (NetSpec){.model = s->student_model, .act = act};
+    run->teacher = (NetSpec){.model = s->teacher_model, .act = teacher_act};
+    memcpy(run->student.mean, s->mean, sizeof s->mean);
+    memcpy(run->student.std, s->std, sizeof s->std);
+    memcpy(run->teacher.mean, s->teacher_mean, sizeof s->mean);
+    memcpy(run->teacher.std, s->teacher_std, sizeof s->std);
+    DeviceInfo info;
+    run->backend->info(run->backend, &info);
+    log_info("%s: %s, %s, %d threads; activations %s%s%s", run->backend->name, info.name, info.library,
+             info.threads, dtype_name(act), s->teacher_model ? ", teacher " : "",
+             s->teacher_model ? dtype_name(teacher_act) : "");
+    run->state.threads = info.threads;
+    return NULL;
+}
+
+static Err *open_exec(const Run *run, Graph *graph, int last_batch, Exec **exec)
+{
+    const int ladder[1] = {last_batch};
+    const bool rung = last_batch > 0 && last_batch < graph->batch;
+    Err *err = exec_open(run->backend, graph, &(ExecOptions){.ladder = ladder, .ladder_count = rung}, exec);
+    graph_free(graph);
+    if (!err) {
+        store_bind(&run->store, *exec);
+    }
+    return err;
+}
+
+static Err *open_graphs(Run *run)
+{
+    const Settings *s = run->settings;
+    const int classes = run->train_set->classes;
+    const int size = run->train_set->height;
+    Graph g;
+    TRY(nets_train_graph(&run->params, &run->teacher, &run->student, classes, size, s->batch, &run->objective.spec,
+                         BN_TRAIN, true, &g));
+    TRY(open_exec(run, &g, (int)(run->train_set->count % (uint32_t)s->batch), &run->step));
+    nets_update_graph(&run->params, run->student.act, s->decay_norm_bias, &g);
+    TRY(open_exec(run, &g, 0, &run->update));
+    return run_eval_exec(run, &run->student, STUDENT_PREFIX, &run->eval);
+}
+
+Err *run_eval_exec(const Run *run, const NetSpec *net, const char *prefix, Exec **exec)
+{
+    const bool as_teacher = strcmp(prefix, TEACHER_PREFIX) == 0;
+    const int wanted = run->settings->eval_batch;
+    const int batch = wanted < (int)run->test_set->count ? wanted : (int)run->test_set->count;
+    Graph g;
+    TRY(nets_eval_graph(&run->params, net, prefix, run->test_set->classes, run->test_set->height, batch, as_teacher,
+                        run->objective.spec.energy_temperature, &g));
+    return open_exec(run, &g, (int)(run->test_set->count % (uint32_t)batch), exec);
+}
+
+static Err *open_networks(Run *run)
+{
+    const Settings *s = run->settings;
+    TRY(nets_register(&run->params, &run->teacher, &run->student, run->train_set->classes));
+    TRY(store_open(run->backend, &run->params, true, &run->store));
+    if (s->teacher_model) {
+        TRY(store_load(&run->store, TEACHER_PREFIX, s->teacher_weights, run->state.teacher_hash));
+    }
+    if (s->student_weights) {
+        return store_load(&run->store, STUDENT_PREFIX, s->student_weights, NULL);
+    }
+    store_init(&run->store, STUDENT_PREFIX, s->seed);
+    return NULL;
+}
+
+static Err *open_loader(Run *run, int workers)
+{
+    const Settings *s = run->settings;
+    const LoaderConfig config = {.batch = (uint32_t)s->batch,
+                                 .seed = s->seed,
+                                 .augment = {.pad = s->padding, .flip = s->flip},
+                                 .shuffle = true,
+                                 .workers = workers,
+                                 .epoch = run->state.epoch,
+                                 .position = run->state.position};
+    return loader_open(run->train_set, &config, &run->loader);
+}
+
+static Err *make_folder(Run *run)
+{
+    const Settings *s = run->settings;
+    char *checkpoints = path_join(s->out, "checkpoints");
+    Err *err = dir_make(checkpoints);
+    free(checkpoints);
+    TRY(err);
+    TRY(run_lock(s->out, &run->lock_fd));
+    char *path = path_join(s->out, "config.ini");
+    char *text = config_text(s->config, true);
+    err = file_write_atomic(path, text, strlen(text));
+    free(path);
+    free(text);
+    return err;
+}
+
+Err *run_open(const Settings *settings, Resume resume, Run *run)
+{
+    *run = (Run){.settings = settings, .lock_fd = -1};
+    run->state.best_top1 = run->state.last_top1 = run->state.teacher_top1 = -1.0;
+    TRY(objective_make(&settings->objective, &run->objective));
+    TRY(open_data(run));
+    int workers;
+    int threads;
+    share_cores(settings, &workers, &threads);
+    char *checkpoint = NULL;
+    TRY(run_read_state(run, resume, &checkpoint));
+    run->resumed = checkpoint != NULL;
+    if (run->resumed && run->state.threads != threads) {
+        log_warn("the run was begun with %d threads: using %d again, so that results stay the same bits",
+                 run->state.threads, run->state.threads);
+        threads = run->state.threads;
+    }
+    Err *err = open_backend(run, threads);
+    char teacher_before[DATASET_HASH_CHARS];
+    memcpy(teacher_before, run->state.teacher_hash, sizeof teacher_before);
+    if (!err) {
+        err = open_networks(run);
+    }
+    if (!err && run->resumed && strcmp(teacher_before, run->state.teacher_hash) != 0) {
+        err = err_new(EXIT_CONFIG_ERR, "%s: not the teacher that %s was begun with; use the same file or another run.out",
+                      settings->teacher_weights, settings->out);
+    }
+    if (!err) {
+        err = make_folder(run);
+    }
+    if (!err && run->resumed) {
+        err = run_load_weights(run, checkpoint);
+        log_info("resuming %s at step %ld (epoch %u)", settings->out, run->state.step, run->state.epoch + 1);
+    }
+    free(checkpoint);
+    if (!err) {
+        err = open_graphs(run);
+    }
+    if (!err) {
+        err = open_loader(run, workers);
+    }
+    if (!err) {
+        err = metrics_open(settings->out, run->resumed ? run->state.step : -1, &run->metrics);
+    }
+    return err;
+}
+
+Err *run_prepare(Run *run)
+{
+    if (run->settings->teacher_model && run->state.teacher_top1 < 0) {
+        TRY(prepare_check_teacher(run));
+    }
+    if (!run->resumed) {
+        TRY(prepare_passes(run));
+    }
+    if (run->objective.needs_thresholds) {
+        exec_write(run->step, "theta", run->state.theta, sizeof run->state.theta);
+        log_info("energy thresholds %.4f and %.4f", (double)run->state.theta[0], (double)run->state.theta[1]);
+    }
+    log_info("%s", run->objective.formula);
+    exec_refresh(run->step, false);
+    return NULL;
+}
+
+void run_close(Run *run)
+{
+    loader_close(run->loader);
+    metrics_close(run->metrics);
+    exec_close(run->step);
+    exec_close(run->update);
+    exec_close(run->eval);
+    store_close(&run->store);
+    backend_close(run->backend);
+    params_free(&run->params);
+    choices_free(&run->choices);
+    dataset_close(run->train_set);
+    dataset_close(run->test_set);
+    run_unlock(run->lock_fd);
+    memset(run, 0, sizeof *run);
+    run->lock_fd = -1;
+}

@@ -1,0 +1,62 @@
+/* Runs a graph on a backend: plans it, prepares every step for every rung of the batch-size ladder, and executes.
+ *
+ * Life cycle: exec_open; exec_bind (parameter arenas of the caller); exec_refresh after parameters were set or changed;
+ * per batch: write inputs, exec_run; exec_close. An Exec owns its ACT, PERSIST, IO and WORKSPACE memory unless a shared
+ * ACT or WORKSPACE is given (graphs that never run at once share them). */
+#ifndef CUDISTILL_BACKEND_EXEC_H
+#define CUDISTILL_BACKEND_EXEC_H
+
+#include "backend/backend.h"
+
+typedef struct Exec Exec;
+
+typedef struct {
+    PlanOptions plan;
+    unsigned fusion_off; /* bit p switches FusePattern p off */
+    const int *ladder;   /* batch sizes besides the graph's own, e.g. {16}; NULL = none */
+    int ladder_count;
+    bool poison;         /* before every run ACT and WORKSPACE are filled with NaN bytes: reading what was never written shows */
+    bool time_steps;     /* exec_report has seconds per step */
+    bool check_plan;     /* run plan_check; on by default in tests and debug builds */
+    bool shared_scratch; /* the caller binds ACT and WORKSPACE (exec_bind, at least exec_bytes each) */
+} ExecOptions;
+
+/* Takes a copy of the graph (fusion works on the copy; the caller's stays as built). Errors: a step the backend cannot
+ * prepare (named), out of memory (EXIT_DEVICE_MEMORY, with the sizes by arena). */
+Err *exec_open(Backend *backend, const Graph *graph, const ExecOptions *options, Exec **out);
+void exec_close(Exec *exec);
+
+/* Parameter arenas: WEIGHT, GRAD, FROZEN, STATE, and the momentum; with shared_scratch also ACT and WORKSPACE. Pointers
+ * are borrowed. */
+void exec_bind(Exec *exec, Arena arena, void *base);
+void exec_bind_moment(Exec *exec, void *base);
+/* Runs the weights-stage nodes and packs weights. trainable_only: skips what depends on frozen parameters alone. */
+void exec_refresh(Exec *exec, bool trainable_only);
+
+/* Addresses by tensor name, for upload and download; NULL when there is no such tensor. elems at the given rung. */
+void *exec_tensor(Exec *exec, const char *name, size_t *bytes);
+/* Copies into an input / out of an output on QUEUE_COMPUTE; exec_read waits for the result. CHECKs the size. */
+void exec_write(Exec *exec, const char *name, const void *data, size_t bytes);
+void exec_read(Exec *exec, const char *name, void *data, size_t bytes);
+
+typedef struct {
+    int rows;       /* rows of this batch: the smallest rung >= rows runs; rows_valid (if the graph has it) is set to rows */
+    bool grad_add;  /* gradient mode add (else write) */
+    bool bn_update; /* BN_RUNNING steps run */
+    float scale;    /* value of the `scale` input (if the graph has it) */
+} ExecRun;
+void exec_run(Exec *exec, const ExecRun *run);
+void exec_sync(Exec *exec);
+
+const Plan *exec_plan(const Exec *exec);
+const Graph *exec_graph(const Exec *exec); /* after fusion */
+typedef struct {
+    const char *node;
+    const char *op;
+    double seconds; /* summed over runs, time_steps only */
+    long runs;
+} ExecStepTime;
+int exec_times(const Exec *exec, const ExecStepTime **out);
+size_t exec_bytes(const Exec *exec, Arena arena);
+
+#endif

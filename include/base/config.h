@@ -1,0 +1,84 @@
+/* Configuration: strict INI files checked against a table of keys that the caller owns.
+ *
+ * A file holds `[section]` and `key = value` lines, comments on lines of their own (# or ;), and, above the first
+ * section, at most one `include = other.ini` (relative to the file; cycles are refused). Precedence: the table's
+ * default < included file < file < override. Every value remembers where it came from.
+ *
+ * Strict: an unknown section or key, a key given twice in one file, a value of the wrong type or out of range, an
+ * indented line, a line over 198 bytes (the parser's limit) and a comment behind a value are errors. All errors of a
+ * load are reported together in one Err (EXIT_CONFIG_ERR), a line "FILE:LINE: message" for each.
+ *
+ * Values: whole numbers in decimal; floats as 0.1 or 1e-4 (no arithmetic); booleans true/false/yes/no/on/off; lists
+ * separated by commas, possibly empty; paths relative to the file they stand in (an override: to the current
+ * folder; a default: likewise), with ${NAME} replaced by the environment variable, which must be set.
+ *
+ * Life cycle: config_load, any number of reads, config_free. A loaded Config does not change: reads from several
+ * threads are safe. The key table must outlive it. Reading a key that the table lacks, or as another type, is a bug
+ * and ends the process. */
+#ifndef CUDISTILL_BASE_CONFIG_H
+#define CUDISTILL_BASE_CONFIG_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum {
+    CONFIG_BOOL,
+    CONFIG_INT,
+    CONFIG_INTS,
+    CONFIG_FLOAT,
+    CONFIG_FLOATS,
+    CONFIG_STRING,
+    CONFIG_PATH,
+    CONFIG_ENUM
+} ConfigType;
+
+/* One row of the table. */
+typedef struct {
+    const char *section; /* at most 49 characters */
+    const char *key;
+    ConfigType type;
+    /* Default as it would stand in a file. NULL: the key must be given. "": the empty list, string or path; a number
+     * with this default is optional (config_has tells), a bool or enum must not have it. */
+    const char *fallback;
+    double
+        min; /* inclusive limits of a number, or of each element of a list; min = max = 0: none */
+    double max;
+    const char *names; /* CONFIG_ENUM: the choices, as "sgd|adamw" */
+    const char *help;  /* one line, for whoever prints the table */
+} ConfigKey;
+
+typedef struct Config Config;
+
+/* path NULL: defaults and overrides alone. overrides[i] is "section.key=value". On error *out is NULL. */
+Err *config_load(const ConfigKey *keys, size_t key_count, const char *path,
+                 const char *const *overrides, size_t override_count, Config **out);
+void config_free(Config *config); /* accepts NULL */
+
+bool config_bool(const Config *config, const char *section, const char *key);
+int64_t config_int(const Config *config, const char *section, const char *key);
+double config_float(const Config *config, const char *section, const char *key);
+/* Text of a string, a path (joined with its folder; "" stays "") or the chosen name of an enum. */
+const char *config_str(const Config *config, const char *section, const char *key);
+/* Position of the chosen name in the row's `names`. */
+int config_enum(const Config *config, const char *section, const char *key);
+/* Elements of a list, owned by the config; *count may be 0. */
+const int64_t *config_ints(const Config *config, const char *section, const char *key,
+                           size_t *count);
+const double *config_floats(const Config *config, const char *section, const char *key,
+                            size_t *count);
+
+/* False for an empty list, string or path and for an optional number that nobody gave. */
+bool config_has(const Config *config, const char *section, const char *key);
+/* True when a file or an override gave the value. */
+bool config_is_set(const Config *config, const char *section, const char *key);
+/* "default", "FILE:LINE" or "--set". */
+const char *config_origin(const Config *config, const char *section, const char *key);
+
+/* The whole resolved configuration as a file that loads to the same values from any folder (paths are absolute, no
+ * include). With origins, a comment above each key tells where its value came from. Caller frees. */
+char *config_text(const Config *config, bool origins);
+
+#endif

@@ -1,0 +1,17 @@
+/* Talk to people: one line per call on stderr, thread-safe. Results for machines go to stdout, not through here. */
+#ifndef CUDISTILL_BASE_LOG_H
+#define CUDISTILL_BASE_LOG_H
+
+typedef enum { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG } LogLevel;
+
+void log_set_level(LogLevel level);
+LogLevel log_level(void);
+void log_line(LogLevel level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+#define log_error(...) log_line(LOG_ERROR, __VA_ARGS__)
+#define log_warn(...) log_line(LOG_WARN, __VA_ARGS__)
+#define log_info(...) log_line(LOG_INFO, __VA_ARGS__)
+#define log_debug(...) log_line(LOG_DEBUG, __VA_ARGS__)
+
+double now_s(void); /* monotonic clock, seconds */
+
+#endif

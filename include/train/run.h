@@ -1,0 +1,68 @@
+/* One training run: everything that is open while it lasts, and the state that a checkpoint holds.
+ *
+ * run_open opens and wires (settings, data, backend, networks, graphs); run_prepare does what comes before step 1
+ * (resume, teacher check, preparatory passes); train (train.h) is the loop; run_close frees all. */
+#ifndef CUDISTILL_TRAIN_RUN_H
+#define CUDISTILL_TRAIN_RUN_H
+
+#include "data/loader.h"
+#include "distill/objective.h"
+#include "train/evaluate.h"
+#include "train/metrics.h"
+#include "train/nets.h"
+#include "train/settings.h"
+#include "train/store.h"
+
+/* What a checkpoint holds besides weights and momentum. Exact: doubles are written with 17 digits. */
+typedef struct {
+    long step;               /* finished */
+    uint32_t epoch;          /* from 0; where the next batch comes from */
+    uint32_t position;       /* samples of the epoch already used */
+    float theta[2];          /* energy thresholds */
+    bool has_theta;
+    int nonfinite_streak;    /* steps in a row whose update was skipped */
+    long nonfinite_total;
+    Meter epoch_meter;       /* of the epoch in progress */
+    double best_top1, last_top1, last_top5, last_loss; /* percent; < 0: none yet */
+    uint32_t best_epoch, last_epoch;                   /* from 1 */
+    double teacher_top1;     /* percent, < 0: no teacher */
+    double train_seconds;    /* wall time in training steps over all sessions of the run */
+    long train_images;
+    char dataset_hash[DATASET_HASH_CHARS];
+    char teacher_hash[DATASET_HASH_CHARS];
+    int threads;
+} RunState;
+
+typedef struct {
+    const Settings *settings;
+    Dataset *train_set, *test_set;
+    Backend *backend;
+    Choices choices;
+    Params params;
+    Store store;
+    NetSpec teacher, student;
+    Objective objective;
+    Exec *step, *update, *eval;
+    Loader *loader;
+    Metrics *metrics;
+    RunState state;
+    float hyper[HYPER_COUNT];
+    int lock_fd;
+    bool resumed;
+} Run;
+
+/* Bytes of one batch of images etc. are derived from train_set. Errors leave *run ready for run_close. */
+Err *run_open(const Settings *settings, Resume resume, Run *run);
+Err *run_prepare(Run *run);
+void run_close(Run *run);
+
+/* state.c: the checkpoint of a run. */
+Err *run_save(Run *run);
+/* Reads state.json (and choices, threads) of the newest checkpoint, before the backend is opened; *found tells. */
+Err *run_read_state(Run *run, Resume resume, char **checkpoint);
+/* The student's weights as DIR/NAME, for other programs and as a teacher. */
+Err *run_save_student(const Run *run, const char *dir, const char *name);
+/* Loads weights and momentum of `checkpoint` into the open store. */
+Err *run_load_weights(Run *run, const char *checkpoint);
+
+#endif

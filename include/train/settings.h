@@ -1,0 +1,70 @@
+/* What a run is asked to do: the configuration's values as one plain struct. Only train/ reads configuration; lower
+ * layers receive values. The table of keys is in host/train/settings.c; `cudistill help KEY` prints it. */
+#ifndef CUDISTILL_TRAIN_SETTINGS_H
+#define CUDISTILL_TRAIN_SETTINGS_H
+
+#include "base/config.h"
+#include "base/err.h"
+#include "distill/objective.h"
+#include "train/schedule.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16, PRECISION_FP16 } Precision;
+typedef enum { RESUME_AUTO, RESUME_MUST, RESUME_NEVER } Resume;
+
+typedef struct {
+    /* [run] */
+    const char *name, *out;
+    uint64_t seed;
+    bool deterministic;
+    /* [data] */
+    const char *dataset;
+    int workers; /* -1 = chosen by the number of cores */
+    /* [augment] */
+    int padding;
+    bool flip;
+    float mean[3], std[3];
+    /* [teacher]: weights NULL = no teacher */
+    const char *teacher_model, *teacher_weights;
+    double expect_top1, tolerance; /* percent; expect_top1 < 0: not asserted */
+    float teacher_mean[3], teacher_std[3];
+    Precision teacher_precision;
+    /* [student] */
+    const char *student_model, *student_weights;
+    /* [distill], [energy_kd] */
+    ObjectiveConfig objective;
+    /* [optim] */
+    double momentum, dampening, weight_decay, clip_grad;
+    bool nesterov, decay_norm_bias;
+    /* [schedule] */
+    Schedule schedule;
+    /* [train] */
+    int batch;
+    Precision precision;
+    long max_steps; /* 0 = as many as the epochs have */
+    int max_nonfinite;
+    /* [eval] */
+    int eval_batch, eval_every; /* every n epochs; the last epoch always */
+    /* [dist] */
+    const char *device; /* "cpu", "ref", "cuda" */
+    int threads;        /* 0 = cores - workers */
+    /* [checkpoint] */
+    long checkpoint_every; /* steps; 0 = every epoch */
+    int keep_last;
+    /* [log] */
+    double log_every_s;
+
+    Config *config; /* owner of the strings */
+} Settings;
+
+/* The schema, for `help` and for tests. */
+const ConfigKey *settings_schema(size_t *count);
+/* path may be NULL (defaults and overrides alone). All errors at once, EXIT_CONFIG_ERR, before anything is created. */
+Err *settings_load(const char *path, const char *const *overrides, size_t n_overrides, Settings *out);
+void settings_free(Settings *settings);
+const char *precision_name(Precision precision);
+Err *precision_parse(const char *text, Precision *out);
+
+#endif

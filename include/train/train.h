@@ -1,0 +1,22 @@
+/* The training loop and its end. */
+#ifndef CUDISTILL_TRAIN_TRAIN_H
+#define CUDISTILL_TRAIN_TRAIN_H
+
+#include "train/run.h"
+
+/* What a finished (or earlier finished) run is worth. Percent; < 0 = none. */
+typedef struct {
+    double best_top1, last_top1, last_top5, teacher_top1;
+    uint32_t best_epoch, epochs;
+    double train_seconds, images_per_s;
+    long steps;
+} RunResult;
+
+/* Opens, prepares, trains to the end, saves, closes. EXIT_PREEMPTED / EXIT_INTERRUPTED after a signal (checkpoint
+ * written), EXIT_NOT_FINITE after too many skipped updates. result may be NULL. */
+Err *train_run(const Settings *settings, Resume resume, RunResult *result);
+
+/* The loop: from the run's state to the last step. */
+Err *train(Run *run);
+
+#endif

@@ -1,0 +1,390 @@
+/* Every op case on a backend against `ref`, and `ref` in fp32 against itself in double.
+ *
+ * Integer data: sums are exact in fp32, results must agree bit for bit. Other data, element i of an output:
+ *
+ *   |a_i - b_i| <= c * eps32 * sqrt(K) * A_i + eps(type) * |b_i|
+ *
+ * The second part is one unit in the last place of the storage type (both sides round once). In the first, A_i is the sum
+ * of the absolute values of the terms, found by running the op in double on data whose terms are all positive; K is how
+ * many terms there are. Each of K additions rounds a partial sum of at most A_i by at most eps32/2 * A_i with either sign,
+ * so sqrt(K) of them is what a random walk gives and c = 1 is twice that. Ops that are not sums (division, square root,
+ * exponential) have A = the largest value of their output (of its column for row exports), and c from the number of
+ * roundings and how much a later step amplifies them (see `rule_of`). The largest used share is printed for each op.
+ *
+ * Which backend is tested: argument or CUDISTILL_TEST_BACKEND, default cpu; CUDISTILL_TEST_ISA caps its instruction set. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "case_data.h"
+#include "rig.h"
+
+static const char *subject_name = "cpu";
+
+enum { MAX_OUTPUTS = 16 };
+
+typedef struct {
+    char name[NAME_MAX_LEN];
+    DType dtype;
+    size_t elems;
+    size_t columns; /* elements of one row */
+    double *values;
+} Output;
+
+typedef struct {
+    Output items[MAX_OUTPUTS];
+    int count;
+} Outputs;
+
+static void outputs_free(Outputs *outputs)
+{
+    for (int i = 0; i < outputs->count; i++) {
+        free(outputs->items[i].values);
+    }
+    outputs->count = 0;
+}
+
+static void outputs_add(Outputs *outputs, const char *name, const char *what, DType dtype, size_t elems, size_t columns,
+                        double *values)
+{
+    Output *out = &outputs->items[outputs->count++];
+    *out = (Output){.dtype = dtype, .elems = elems, .columns = columns, .values = values};
+    snprintf(out->name, sizeof out->name, "%.80s%s", name, what);
+}
+
+static void set_param(Rig *rig, const CaseNet *net, Arena arena, int param, int slot, DataMode mode, uint64_t seed)
+{
+    double *values = case_param_values(net, param, slot, mode, net->graph.act, seed);
+    rig_set_param(rig, arena, param, values);
+    free(values);
+}
+
+static void write_data(Rig *rig, const OpCase *c, const CaseNet *net, DataMode mode, uint64_t seed)
+{
+    for (int t = 0; t < net->graph.n_tensors; t++) {
+        const Tensor *tensor = &net->graph.tensors[t];
+        int slot = 0;
+        if (tensor->kind == TENSOR_INPUT && sscanf(tensor->name, "in%d", &slot) == 1) {
+            double *values = case_input_values(c, slot, tensor, mode, seed);
+            rig_write(rig, tensor->name, values);
+            free(values);
+        }
+    }
+    for (int p = 0; p < net->params.count; p++) {
+        const Arena arena = net->params.items[p].arena;
+        set_param(rig, net, arena, p, CASE_SLOT_PARAM, mode, seed);
+        if (arena == ARENA_WEIGHT) {
+            set_param(rig, net, ARENA_GRAD, p, CASE_SLOT_GRAD, mode, seed);
+            set_param(rig, net, ARENA_NONE, p, CASE_SLOT_MOMENT, mode, seed);
+        }
+    }
+}
+
+static void collect(Rig *rig, const CaseNet *net, Outputs *outputs)
+{
+    for (int t = 0; t < net->graph.n_tensors; t++) {
+        const Tensor *tensor = &net->graph.tensors[t];
+        if (tensor->kind == TENSOR_ACT) {
+            outputs_add(outputs, tensor->name, "", tensor->dtype, tensor_elems(tensor), (size_t)tensor->c,
+                        rig_read(rig, tensor->name));
+        }
+    }
+    for (int p = 0; p < net->params.count; p++) {
+        const Param *param = &net->params.items[p];
+        outputs_add(outputs, param->name, "", net->graph.math, param->count, 1, rig_get_param(rig, param->arena, p));
+        if (param->arena == ARENA_WEIGHT) {
+            outputs_add(outputs, param->name, " gradient", net->graph.math, param->count, 1,
+                        rig_get_param(rig, ARENA_GRAD, p));
+            outputs_add(outputs, param->name, " momentum", net->graph.math, param->count, 1,
+                        rig_get_param(rig, ARENA_NONE, p));
+        }
+    }
+}
+
+static void run_case(Backend *backend, const OpCase *c, DType act, DataMode mode, uint64_t seed, Outputs *outputs)
+{
+    CaseNet net;
+    case_build(c, act, &net);
+    char *wrong = graph_validate(&net.graph);
+    if (wrong) {
+        fail_msg("%s: %s", c->name, wrong);
+    }
+    Rig rig;
+    const ExecOptions options = {.poison = true, .check_plan = true};
+    Err *err = rig_open(&rig, backend, &net.graph, &options);
+    if (err) {
+        fail_msg("%s: %s", c->name, err->message);
+    }
+    write_data(&rig, c, &net, mode, seed);
+    rig_refresh(&rig);
+    rig_run(&rig, c->rows ? c->rows : c->n, 0.25F, (c->form & C_GRAD_ADD) != 0, true);
+    outputs->count = 0;
+    collect(&rig, &net, outputs);
+    rig_close(&rig);
+    case_free(&net);
+}
+
+/* ---- Tolerances ---- */
+
+typedef struct {
+    bool exact;      /* on integer data */
+    bool terms;      /* A from the magnitude run; else the largest value */
+    double c, terms_count;
+} Rule;
+
+static double gradient_pixels(const OpCase *c)
+{
+    const int oh = case_window(c->h, c->k, c->stride, c->pad);
+    const int ow = case_window(c->w, c->kw ? c->kw : c->k, c->stride, c->pad);
+    return (double)c->n * oh * ow;
+}
+
+static Rule rule_of(const OpCase *c)
+{
+    const double taps = (double)c->k * (c->kw ? c->kw : c->k);
+    const double groups = c->groups ? c->groups : 1;
+    switch (c->op) {
+    case OP_CONV:
+        return (Rule){true, true, 1, taps * c->c / groups + 2};
+    case OP_CONV_DGRAD:
+        return (Rule){true, true, 1, taps * c->o / groups};
+    case OP_CONV_WGRAD:
+        return (Rule){true, true, 1, gradient_pixels(c) + 1};
+    case OP_BIAS_GRAD:
+    case OP_BN_STATS:
+    case OP_BN_REDUCE:
+        return (Rule){true, true, 1, (double)c->n * c->h * c->w + 4};
+    case OP_LINEAR:
+        return (Rule){true, true, 1, c->c + 1};
+    case OP_LINEAR_DGRAD:
+        return (Rule){true, true, 1, c->o};
+    case OP_LINEAR_WGRAD:
+        return (Rule){true, true, 1, c->n + 1};
+    case OP_AVGPOOL:
+    case OP_AVGPOOL_BWD:
+        return (Rule){(c->k & (c->k - 1)) == 0, true, 1, taps + 1};
+    case OP_BN_APPLY:
+    case OP_BN_DPARAM:
+    case OP_RELU:
+    case OP_RELU_BWD:
+    case OP_ADD:
+    case OP_MAXPOOL:
+    case OP_MAXPOOL_BWD:
+    case OP_CAST:
+        return (Rule){true, true, 1, 4};
+    case OP_BN_DX: /* six roundings, each of at most the sum of the terms */
+        return (Rule){(c->form & C_FROZEN) != 0, true, 1, 36};
+    case OP_GRAD_NORM: /* squares: the result is the sum of its absolute terms */
+        return (Rule){false, false, 1, taps * c->c * c->o + 3.0 * c->o};
+    case OP_BN_FINALIZE: /* variance = E[x^2] - mean^2: amplified by (var + mean^2) / var, up to 20 with these data */
+    case OP_BN_RUNNING:
+        return (Rule){false, false, 32, 1};
+    case OP_DISTILL: /* exponentials of arguments up to 12 have that many eps; T^2 = 16 multiplies differences of logs */
+        return (Rule){false, false, 16, c->c};
+    default: /* a few roundings each */
+        return (Rule){false, false, 8, 1};
+    }
+}
+
+typedef struct {
+    double share; /* largest used share of the tolerance */
+    int cases, failed;
+} Used;
+
+static double largest(const Output *out, size_t i, bool by_column)
+{
+    double max = 0;
+    for (size_t k = by_column ? i % out->columns : 0; k < out->elems; k += by_column ? out->columns : 1) {
+        max = fmax(max, fabs(out->values[k]));
+    }
+    return max;
+}
+
+/* False, and says where, when an element is out of tolerance. */
+static bool compare_output(const OpCase *c, const Output *got, const Output *want, const Output *terms, bool exact,
+                           Used *used)
+{
+    const Rule rule = rule_of(c);
+    const bool integer = got->dtype == DT_U8 || got->dtype == DT_I32;
+    const bool by_column = c->op == OP_DISTILL && got->columns == ROW_FIELDS;
+    const double whole = rule.terms ? 0 : largest(want, 0, false);
+    assert_int_equal(got->elems, want->elems);
+    for (size_t i = 0; i < got->elems; i++) {
+        const double a = got->values[i];
+        const double b = want->values[i];
+        if (exact || integer) {
+            if (a != b) {
+                print_error("%s: %s[%zu] = %.9g, exact is %.9g\n", c->name, got->name, i, a, b);
+                return false;
+            }
+            continue;
+        }
+        const double scale = rule.terms ? terms->values[i] : by_column ? largest(want, i, true) : whole;
+        const double limit =
+            rule.c * dtype_eps(DT_F32) * sqrt(rule.terms_count) * scale + dtype_eps(got->dtype) * fabs(b);
+        const double share = a == b ? 0 : fabs(a - b) / limit;
+        if (!(share <= 1)) {
+            print_error("%s: %s[%zu] = %.9g, ref %.9g: %.3g times the tolerance %.3g\n", c->name, got->name, i, a, b,
+                        share, limit);
+            return false;
+        }
+        used->share = fmax(used->share, share);
+    }
+    return true;
+}
+
+static void compare_case(Backend *golden, DType golden_act, Backend *subject, DType act, const OpCase *c, Used *used)
+{
+    for (int integers = 0; integers < 2; integers++) {
+        if (integers && !rule_of(c).exact) {
+            continue;
+        }
+        const DataMode mode = integers ? DATA_INTEGER : DATA_NORMAL;
+        const uint64_t seed = (uint64_t)(c - op_cases) + 17;
+        Outputs want, got, terms;
+        run_case(golden, c, golden_act, mode, seed, &want);
+        run_case(subject, c, act, mode, seed, &got);
+        run_case(golden, c, DT_F64, rule_of(c).terms && !integers ? DATA_MAGNITUDE : mode, seed, &terms);
+        assert_int_equal(got.count, want.count);
+        for (int i = 0; i < got.count; i++) {
+            used->failed += !compare_output(c, &got.items[i], &want.items[i], &terms.items[i], integers, used);
+        }
+        outputs_free(&want);
+        outputs_free(&got);
+        outputs_free(&terms);
+    }
+    used->cases++;
+}
+
+static void compare_all(Backend *golden, DType golden_act, Backend *subject, DType act)
+{
+    Used used[OP_COUNT] = {0};
+    for (int i = 0; i < OP_CASE_COUNT; i++) {
+        compare_case(golden, golden_act, subject, act, &op_cases[i], &used[op_cases[i].op]);
+    }
+    int failed = 0;
+    printf("%s %s against ref %s, used share of the tolerance:", subject->name, dtype_name(act), dtype_name(golden_act));
+    for (int op = 0; op < OP_COUNT; op++) {
+        if (used[op].cases == 0) {
+            fail_msg("no case for op %s", op_name((Op)op));
+        }
+        failed += used[op].failed;
+        printf(" %s %.0f%%%s", op_name((Op)op), 100 * used[op].share, used[op].share > 0.9 ? " (close!)" : "");
+    }
+    printf("\n");
+    assert_int_equal(failed, 0);
+}
+
+/* ---- Tests ---- */
+
+static Backend *open_backend(const char *name)
+{
+    const BackendOptions options = {.isa = strcmp(name, "ref") == 0 ? NULL : getenv("CUDISTILL_TEST_ISA")};
+    Backend *backend = NULL;
+    Err *err = backend_open(name, &options, &backend);
+    if (err) {
+        fail_msg("%s", err->message);
+    }
+    return backend;
+}
+
+static void test_ref_fp32_follows_double(void **state)
+{
+    (void)state;
+    Backend *ref = open_backend("ref");
+    compare_all(ref, DT_F64, ref, DT_F32);
+    backend_close(ref);
+}
+
+static void check_subject(DType act)
+{
+    Backend *ref = open_backend("ref");
+    Backend *subject = open_backend(subject_name);
+    DeviceInfo info;
+    subject->info(subject, &info);
+    const bool usable = act == DT_F32 || (act == DT_BF16 && info.bf16) || (act == DT_F16 && info.fp16);
+    if (usable) {
+        compare_all(ref, act, subject, act);
+    } else {
+        printf("%s: %s is not offered here, skipped\n", subject_name, dtype_name(act));
+    }
+    backend_close(subject);
+    backend_close(ref);
+}
+
+static void test_backend_fp32(void **state)
+{
+    (void)state;
+    check_subject(DT_F32);
+}
+
+static void test_backend_bf16(void **state)
+{
+    (void)state;
+    check_subject(DT_BF16);
+}
+
+static void test_backend_fp16(void **state)
+{
+    (void)state;
+    check_subject(DT_F16);
+}
+
+/* Known values by hand, so that ref itself is pinned to something: PyTorch's SGD on one weight, two steps. */
+static void test_sgd_by_hand(void **state)
+{
+    (void)state;
+    Params params = {0};
+    const int one = 1;
+    params_add(&params, "w", ROLE_LINEAR_WEIGHT, 2, (int[]){1, 1}, true, INIT_ZERO, 0);
+    params_add(&params, "b", ROLE_BIAS, 1, &one, true, INIT_ZERO, 0);
+    params_finish(&params);
+    Graph g;
+    graph_init(&g, &params, 1, DT_F64);
+    const int in[2] = {graph_input(&g, "hyper", DT_F32, 1, 1, 1, HYPER_COUNT, false), -1};
+    graph_node(&g, OP_SGD, "sgd", 2, in, 0, NULL);
+    Backend *ref = open_backend("ref");
+    Rig rig;
+    assert_null(rig_open(&rig, ref, &g, NULL));
+    double hyper[HYPER_COUNT] = {0};
+    hyper[HYPER_LR] = 0.5;
+    hyper[HYPER_MOMENTUM] = 0.25;
+    hyper[HYPER_WEIGHT_DECAY] = 0.125;
+    hyper[HYPER_GRAD_SCALE] = 1;
+    hyper[HYPER_FIRST] = 1;
+    rig_set_param(&rig, ARENA_WEIGHT, 0, &(double){2});
+    rig_set_param(&rig, ARENA_WEIGHT, 1, &(double){2});
+    rig_set_param(&rig, ARENA_GRAD, 0, &(double){1});
+    rig_set_param(&rig, ARENA_GRAD, 1, &(double){1});
+    for (int step = 0; step < 2; step++) {
+        rig_write(&rig, "hyper", hyper);
+        rig_run(&rig, 1, 1, false, false);
+        hyper[HYPER_FIRST] = 0;
+    }
+    /* w: g' = 1.25, v = 1.25, w = 1.375; g' = 1.171875, v = 0.3125 + 1.171875, w = 1.375 - 0.7421875.
+     * b is not decayed: v = 1, b = 1.5; v = 1.25, b = 0.875. */
+    double *w = rig_get_param(&rig, ARENA_WEIGHT, 0);
+    double *b = rig_get_param(&rig, ARENA_WEIGHT, 1);
+    assert_true(w[0] == 0.6328125);
+    assert_true(b[0] == 0.875);
+    free(w);
+    free(b);
+    rig_close(&rig);
+    backend_close(ref);
+    graph_free(&g);
+    params_free(&params);
+}
+
+int main(int argc, char **argv)
+{
+    const char *from_env = getenv("CUDISTILL_TEST_BACKEND");
+    subject_name = argc > 1 ? argv[1] : from_env && from_env[0] ? from_env : "cpu";
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sgd_by_hand),  cmocka_unit_test(test_ref_fp32_follows_double),
+        cmocka_unit_test(test_backend_fp32), cmocka_unit_test(test_backend_bf16),
+        cmocka_unit_test(test_backend_fp16),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
