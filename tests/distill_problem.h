@@ -1,5 +1,5 @@
-/* Problems for the tests of the distillation op: a list of specs that together use every part of the row contract, then
- * random ones, each with logits and all the inputs the spec may ask for. */
+/* Problems for the tests of the distillation op: a list of specs that together use every part of
+ * the row contract, then random ones, each with logits and all the inputs the spec may ask for. */
 #ifndef CUDISTILL_TESTS_DISTILL_PROBLEM_H
 #define CUDISTILL_TESTS_DISTILL_PROBLEM_H
 
@@ -96,12 +96,42 @@ static inline DistillTerm plain_term(TermForm form, float temperature)
 /* Fills name, spec and flags of list entry i; false past the end of the list. */
 static inline bool listed_spec(int i, Problem *p)
 {
-    static const char *const names[] = {
-        "ce", "smoothing", "kd T4", "kd T1", "Ts != Tt", "row T and weights", "energy bands", "lskd", "lskd dkd", "dkd",
-        "dkd T1", "nkd", "nkd lskd", "top-5", "top-5 renormalised", "top-5 lskd", "top-5 renormalised lskd", "swap",
-        "swap lskd dkd", "swap nkd", "smooth", "smooth dkd", "smooth nkd", "smooth top-3", "wsl", "mixed targets",
-        "sparse renormalised", "five T", "dtkd", "statistics", "teacher statistics", "no labels", "smooth delta 0",
-        "swap top-2 bands", "dkd bands", "eight terms"};
+    static const char *const names[] = {"ce",
+                                        "smoothing",
+                                        "kd T4",
+                                        "kd T1",
+                                        "Ts != Tt",
+                                        "row T and weights",
+                                        "energy bands",
+                                        "lskd",
+                                        "lskd dkd",
+                                        "dkd",
+                                        "dkd T1",
+                                        "nkd",
+                                        "nkd lskd",
+                                        "top-5",
+                                        "top-5 renormalised",
+                                        "top-5 lskd",
+                                        "top-5 renormalised lskd",
+                                        "swap",
+                                        "swap lskd dkd",
+                                        "swap nkd",
+                                        "smooth",
+                                        "smooth dkd",
+                                        "smooth nkd",
+                                        "smooth top-3",
+                                        "wsl",
+                                        "mixed targets",
+                                        "sparse renormalised",
+                                        "five T",
+                                        "dtkd",
+                                        "statistics",
+                                        "teacher statistics",
+                                        "no labels",
+                                        "smooth delta 0",
+                                        "swap top-2 bands",
+                                        "dkd bands",
+                                        "eight terms"};
     if (i >= (int)(sizeof names / sizeof *names)) {
         return false;
     }
@@ -115,11 +145,21 @@ static inline bool listed_spec(int i, Problem *p)
     s->n_terms = i < 2 ? 0 : 1;
     const bool dkd = strstr(p->name, "dkd") != NULL;
     const bool nkd = strstr(p->name, "nkd") != NULL;
-    *t = plain_term(dkd ? FORM_DKD : nkd ? FORM_NKD : FORM_KL, strstr(p->name, "T1") ? 1 : nkd ? 2 : 4);
+    *t = plain_term(dkd   ? FORM_DKD
+                    : nkd ? FORM_NKD
+                          : FORM_KL,
+                    strstr(p->name, "T1") ? 1
+                    : nkd                 ? 2
+                                          : 4);
     t->zscore = strstr(p->name, "lskd") != NULL;
-    t->topk = strstr(p->name, "top-5") ? 5 : strstr(p->name, "top-3") ? 3 : strstr(p->name, "top-2") ? 2 : 0;
+    t->topk = strstr(p->name, "top-5")   ? 5
+              : strstr(p->name, "top-3") ? 3
+              : strstr(p->name, "top-2") ? 2
+                                         : 0;
     t->topk_renorm = strstr(p->name, "renormalised") != NULL;
-    t->edit = strstr(p->name, "swap") ? EDIT_SWAP : strstr(p->name, "smooth") && i > 1 ? EDIT_SMOOTH : EDIT_NONE;
+    t->edit = strstr(p->name, "swap")              ? EDIT_SWAP
+              : strstr(p->name, "smooth") && i > 1 ? EDIT_SMOOTH
+                                                   : EDIT_NONE;
     t->edit_delta = strstr(p->name, "delta 0") ? 0 : 0.1f;
     if (strstr(p->name, "bands")) {
         t->ts = t->tt = bands;
@@ -154,7 +194,8 @@ static inline bool listed_spec(int i, Problem *p)
     case 27:
         s->n_terms = 5;
         for (int k = 0; k < 5; k++) {
-            s->terms[k] = plain_term(FORM_KL, (float)(k + 2));
+            static const float temperatures[5] = {8, 2, 3, 5, 6};
+            s->terms[k] = plain_term(FORM_KL, temperatures[k]);
         }
         break;
     case 28:
@@ -241,7 +282,9 @@ static inline void fill_targets(Problem *p, Rng *rng)
     p->sparse_value = xcalloc((size_t)p->n * 2 * (size_t)k_pairs, sizeof *p->sparse_value);
     p->dense = xcalloc((size_t)p->n * 2 * (size_t)p->c, sizeof *p->dense);
     for (int i = 0; i < 2 * p->n; i++) {
-        const int any = (i / 2) % 2 == 0 ? i : i + i / 2; /* both components of one kind, and of different ones */
+        const int any = (i / 2) % 2 == 0
+                            ? i
+                            : i + i / 2; /* both components of one kind, and of different ones */
         p->target_kind[i] = 1 + any % 3;
         p->target_kind[i] = i % 8 == 5 ? TARGET_NONE : p->target_kind[i];
         p->target_weight[i] = i % 2 ? 0.375f : 0.625f;
@@ -286,10 +329,12 @@ static inline void measure_rows(Problem *p)
     }
 }
 
-/* Two rows at the end are beyond rows_valid. Teacher logits are larger on the label, so that about half are right. */
+/* Two rows at the end are beyond rows_valid. Teacher logits are larger on the label, so that about
+ * half are right. */
 static inline Problem problem_new(int classes, int n, DType dtype, int spec, double spread)
 {
-    Problem p = {.n = n, .c = classes, .dtype = dtype, .scale = 1.0 / 64, .rows_valid = n > 2 ? n - 2 : n};
+    Problem p = {
+        .n = n, .c = classes, .dtype = dtype, .scale = 1.0 / 64, .rows_valid = n > 2 ? n - 2 : n};
     if (!listed_spec(spec, &p)) {
         random_spec(spec, &p);
     }
@@ -309,7 +354,8 @@ static inline Problem problem_new(int classes, int n, DType dtype, int spec, dou
             write_as(p.t, dtype, at, spread * rng_normal(&rng) + bonus);
         }
         for (int j = 0; j < PROBLEM_COLUMNS; j++) {
-            p.row_params[row * PROBLEM_COLUMNS + j] = (j < 2 ? 1 : 0.1f) + (j < 2 ? 4 : 1) * rng_uniform(&rng);
+            p.row_params[row * PROBLEM_COLUMNS + j] =
+                (j < 2 ? 1 : 0.1f) + (j < 2 ? 4 : 1) * rng_uniform(&rng);
         }
     }
     /* About a third of the rows in each band; energies concentrate as log C. */
@@ -325,8 +371,16 @@ static inline Problem problem_new(int classes, int n, DType dtype, int spec, dou
 
 static inline void problem_free(Problem *p)
 {
-    void *const all[] = {p->z,           p->t,            p->labels,       p->row_params,   p->target_kind,
-                         p->target_weight, p->target_class, p->sparse_index, p->sparse_value, p->dense};
+    void *const all[] = {p->z,
+                         p->t,
+                         p->labels,
+                         p->row_params,
+                         p->target_kind,
+                         p->target_weight,
+                         p->target_class,
+                         p->sparse_index,
+                         p->sparse_value,
+                         p->dense};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         free(all[i]);
     }

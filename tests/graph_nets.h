@@ -1,4 +1,5 @@
-/* Hand-built networks for the graph tests: parameters and nodes of residual networks with known counts of everything. */
+/* Hand-built networks for the graph tests: parameters and nodes of residual networks with known
+ * counts of everything. */
 #ifndef CUDISTILL_TESTS_GRAPH_NETS_H
 #define CUDISTILL_TESTS_GRAPH_NETS_H
 
@@ -20,17 +21,20 @@ typedef struct {
 static inline int net_conv(Net *net, const char *name, int x, int out_c, int kernel, int stride)
 {
     char part[NAME_MAX_LEN];
-    const int in_c = net->g->tensors[x].c == 4 ? 3 : net->g->tensors[x].c; /* images padded to 4 channels */
+    const int in_c =
+        net->g->tensors[x].c == 4 ? 3 : net->g->tensors[x].c; /* images padded to 4 channels */
     const int shape[4] = {out_c, in_c, kernel, kernel};
     (void)snprintf(part, sizeof part, "%s.weight", name);
-    const int w = params_add(net->params, part, ROLE_CONV_WEIGHT, 4, shape, net->trainable, INIT_NORMAL, 0.1);
+    const int w =
+        params_add(net->params, part, ROLE_CONV_WEIGHT, 4, shape, net->trainable, INIT_NORMAL, 0.1);
     return graph_conv(net->g, name, x, w, -1, stride, kernel / 2, 1);
 }
 
 static inline int net_bn(Net *net, const char *name, int x)
 {
     static const char *const suffix[4] = {"weight", "bias", "running_mean", "running_var"};
-    static const ParamRole role[4] = {ROLE_BN_WEIGHT, ROLE_BN_BIAS, ROLE_RUNNING_MEAN, ROLE_RUNNING_VAR};
+    static const ParamRole role[4] = {ROLE_BN_WEIGHT, ROLE_BN_BIAS, ROLE_RUNNING_MEAN,
+                                      ROLE_RUNNING_VAR};
     char part[NAME_MAX_LEN];
     const int first = net->params->count;
     for (int i = 0; i < 4; i++) {
@@ -41,7 +45,8 @@ static inline int net_bn(Net *net, const char *name, int x)
     return graph_bn(net->g, name, x, first, net->bn, 1e-5f, 0.1f);
 }
 
-static inline int net_conv_bn(Net *net, const char *base, int number, int x, int out_c, int kernel, int stride)
+static inline int net_conv_bn(Net *net, const char *base, int number, int x, int out_c, int kernel,
+                              int stride)
 {
     char name[64];
     (void)snprintf(name, sizeof name, "%s.conv%d", base, number);
@@ -50,7 +55,8 @@ static inline int net_conv_bn(Net *net, const char *base, int number, int x, int
     return net_bn(net, name, y);
 }
 
-/* widths: of the 3x3 (basic) or of 1x1, 3x3, 1x1 (bottleneck); the shortcut has its own conv + bn when the shape changes. */
+/* widths: of the 3x3 (basic) or of 1x1, 3x3, 1x1 (bottleneck); the shortcut has its own conv + bn
+ * when the shape changes. */
 static inline int net_block(Net *net, const char *base, int x, int width, int out_c, int stride)
 {
     char name[64];
@@ -74,25 +80,30 @@ static inline int net_block(Net *net, const char *base, int x, int width, int ou
     return graph_relu(net->g, name, y);
 }
 
-/* Pooling, classifier and, unless classes of the loss are not wanted, cross entropy and gradient. Returns logits. */
+/* Pooling, classifier and, unless classes of the loss are not wanted, cross entropy and gradient.
+ * Returns logits. */
 static inline int net_head(Net *net, int x, int classes, bool loss)
 {
     const Tensor in = net->g->tensors[x];
     const int shape[2] = {classes, in.c};
     const int pooled = graph_avgpool(net->g, "pool", x, in.h, 1, 0);
-    const int w = params_add(net->params, "fc.weight", ROLE_LINEAR_WEIGHT, 2, shape, net->trainable, INIT_UNIFORM, 0.1);
-    const int b = params_add(net->params, "fc.bias", ROLE_BIAS, 1, shape, net->trainable, INIT_UNIFORM, 0.1);
+    const int w = params_add(net->params, "fc.weight", ROLE_LINEAR_WEIGHT, 2, shape, net->trainable,
+                             INIT_UNIFORM, 0.1);
+    const int b =
+        params_add(net->params, "fc.bias", ROLE_BIAS, 1, shape, net->trainable, INIT_UNIFORM, 0.1);
     const int logits = graph_linear(net->g, "fc", pooled, w, b);
     graph_output(net->g, logits, "logits");
     params_finish(net->params);
     if (loss) {
-        DistillSpec spec = {.ce_weight = {.source = SOURCE_CONST, .value = 1.0f}, .energy_temperature = 1.0f};
+        DistillSpec spec = {.ce_weight = {.source = SOURCE_CONST, .value = 1.0f},
+                            .energy_temperature = 1.0f};
         int slots[DISTILL_IN_COUNT];
         for (int i = 0; i < DISTILL_IN_COUNT; i++) {
             slots[i] = -1;
         }
         slots[DISTILL_IN_Z] = logits;
-        slots[DISTILL_IN_LABELS] = graph_input(net->g, "labels", DT_I32, net->g->batch, 1, 1, 1, true);
+        slots[DISTILL_IN_LABELS] =
+            graph_input(net->g, "labels", DT_I32, net->g->batch, 1, 1, 1, true);
         graph_distill(net->g, "loss", &spec, slots);
         Err *err = graph_backward_losses(net->g);
         CHECK(err == NULL, "%s", err->message);
@@ -100,7 +111,8 @@ static inline int net_head(Net *net, int x, int classes, bool loss)
     return logits;
 }
 
-/* Images, stem conv-bn-relu, an identity block (8 channels), a downsampling block (16 channels), head. 6 convolutions. */
+/* Images, stem conv-bn-relu, an identity block (8 channels), a downsampling block (16 channels),
+ * head. 6 convolutions. */
 static inline Graph net_basic(Params *params, BnMode bn, bool trainable, bool loss)
 {
     Graph g;
@@ -116,8 +128,8 @@ static inline Graph net_basic(Params *params, BnMode bn, bool trainable, bool lo
 }
 
 /* The bottleneck network with the given blocks per stage, as for ImageNet. */
-static inline Graph net_bottleneck(Params *params, BnMode bn, bool trainable, bool loss, const int blocks[4], int batch,
-                                   DType act)
+static inline Graph net_bottleneck(Params *params, BnMode bn, bool trainable, bool loss,
+                                   const int blocks[4], int batch, DType act)
 {
     Graph g;
     graph_init(&g, params, batch, act);

@@ -1,18 +1,19 @@
-/* Random networks for tests of the planner, fusion, gradients and backends: a directed acyclic graph of convolutions, batch
- * norms, ReLUs, additions, pools and a linear head, with residual branches, shared weights, several queues, taps and (when
- * asked for) a loss, its gradient and an optimizer step. A function of (seed, options) alone.
+/* Random networks for tests of the planner, fusion, gradients and backends: a directed acyclic
+ * graph of convolutions, batch norms, ReLUs, additions, pools and a linear head, with residual
+ * branches, shared weights, several queues, taps and (when asked for) a loss, its gradient and an
+ * optimizer step. A function of (seed, options) alone.
  *
- * Inputs of the graph:
- *   "x"           activations [batch, size, size, 3], graph->act (with options.images: u8 images "images" instead)
- *   "labels"      I32 [batch,1,1,1], only with options.backward; valid values 0 .. RANDOM_GRAPH_CLASSES-1
- *   "rows_valid"  F32 [1], when something needs it (every graph with batch norm in training or a loss)
- *   "scale"       F32 [1], only with options.backward
- *   "hyper"       F32 [HYPER_COUNT], only with options.sgd
- * Outputs: "logits" [batch,1,1,classes] in graph->math; random taps (find them by Tensor.output); with options.backward the
- * rows and sums of the loss and all parameter gradients (ARENA_GRAD).
+ * Inputs of the graph:   "x"           activations [batch, size, size, 3], graph->act (with
+ * options.images: u8 images "images" instead)   "labels"      I32 [batch,1,1,1], only with
+ * options.backward; valid values 0 .. RANDOM_GRAPH_CLASSES-1   "rows_valid"  F32 [1], when
+ * something needs it (every graph with batch norm in training or a loss)   "scale"       F32 [1],
+ * only with options.backward   "hyper"       F32 [HYPER_COUNT], only with options.sgd Outputs:
+ * "logits" [batch,1,1,classes] in graph->math; random taps (find them by Tensor.output); with
+ * options.backward the rows and sums of the loss and all parameter gradients (ARENA_GRAD).
  *
- * params must be zeroed; the maker registers parameters there (with initial values that keep activations near 1) and
- * calls params_finish. The caller keeps it until the graph is freed, then frees both. */
+ * params must be zeroed; the maker registers parameters there (with initial values that keep
+ * activations near 1) and calls params_finish. The caller keeps it until the graph is freed, then
+ * frees both. */
 #ifndef CUDISTILL_TESTS_RANDOM_GRAPH_H
 #define CUDISTILL_TESTS_RANDOM_GRAPH_H
 
@@ -33,8 +34,9 @@ typedef struct {
     bool images;   /* begin with u8 images and OP_IMAGE */
     bool backward; /* loss and gradient */
     bool sgd;      /* OP_GRAD_NORM and OP_SGD behind it (needs backward) */
-    bool inference; /* every batch norm is BN_EVAL; else the mode is drawn per batch norm, mostly BN_TRAIN */
-    bool no_taps;  /* mark no tensors besides the logits as outputs */
+    /* Every batch norm is BN_EVAL; else the mode is drawn per batch norm, mostly BN_TRAIN. */
+    bool inference;
+    bool no_taps; /* mark no tensors besides the logits as outputs */
 } RandomGraphOptions;
 
 enum { RANDOM_GRAPH_CLASSES = 7, RANDOM_GRAPH_POOL = 64 };
@@ -59,7 +61,8 @@ static inline bool random_graph_chance(RandomGraph *r, int one_in)
     return random_graph_below(r, one_in) == 0;
 }
 
-static inline const char *random_graph_name(RandomGraph *r, const char *kind, char out[NAME_MAX_LEN])
+static inline const char *random_graph_name(RandomGraph *r, const char *kind,
+                                            char out[NAME_MAX_LEN])
 {
     (void)snprintf(out, NAME_MAX_LEN, "%s%d", kind, r->serial++);
     return out;
@@ -94,7 +97,8 @@ static inline int random_graph_conv(RandomGraph *r, int x, int out_c)
     for (int i = 0; i < r->params->count && random_graph_chance(r, 3); i++) {
         const Param *p = &r->params->items[i]; /* a weight used twice: its gradients add */
         if (p->role == ROLE_CONV_WEIGHT && p->shape[1] == in.c && !bias) {
-            return graph_conv(&r->g, random_graph_name(r, "conv_shared", name), x, i, -1, 1, p->shape[2] / 2, 1);
+            return graph_conv(&r->g, random_graph_name(r, "conv_shared", name), x, i, -1, 1,
+                              p->shape[2] / 2, 1);
         }
     }
     random_graph_name(r, "conv", name);
@@ -124,7 +128,8 @@ static inline int random_graph_bn(RandomGraph *r, int x)
     }
     for (int i = 0; i < r->params->count && random_graph_chance(r, 6); i++) {
         if (r->params->items[i].role == ROLE_BN_WEIGHT && r->params->items[i].shape[0] == c) {
-            return graph_bn(&r->g, random_graph_name(r, "bn_shared", name), x, i, mode, 1e-5f, 0.1f);
+            return graph_bn(&r->g, random_graph_name(r, "bn_shared", name), x, i, mode, 1e-5f,
+                            0.1f);
         }
     }
     random_graph_name(r, "bn", name);
@@ -141,7 +146,8 @@ static inline int random_graph_bn(RandomGraph *r, int x)
     const int first = r->params->count;
     for (int i = 0; i < 4; i++) {
         (void)snprintf(part, sizeof part, "%s.%s", name, parts[i].suffix);
-        params_add(r->params, part, parts[i].role, 1, &c, trainable, parts[i].init, parts[i].init_scale);
+        params_add(r->params, part, parts[i].role, 1, &c, trainable, parts[i].init,
+                   parts[i].init_scale);
     }
     return graph_bn(&r->g, name, x, first, mode, 1e-5f, 0.1f);
 }
@@ -162,8 +168,8 @@ static inline int random_graph_partner(RandomGraph *r, int x)
     return -1;
 }
 
-/* conv bn relu conv bn (+ shortcut) relu, as in a residual network; the shortcut has its own conv and bn where sizes or
- * channels change. */
+/* conv bn relu conv bn (+ shortcut) relu, as in a residual network; the shortcut has its own conv
+ * and bn where sizes or channels change. */
 static inline int random_graph_block(RandomGraph *r, int x)
 {
     char name[NAME_MAX_LEN];
@@ -180,7 +186,8 @@ static inline int random_graph_block(RandomGraph *r, int x)
         char part[NAME_MAX_LEN + 16];
         (void)snprintf(part, sizeof part, "%s.weight", name);
         const int shape[4] = {a.c, b.c, 1, 1};
-        const int w = params_add(r->params, part, ROLE_CONV_WEIGHT, 4, shape, true, INIT_NORMAL, sqrt(2.0 / b.c));
+        const int w = params_add(r->params, part, ROLE_CONV_WEIGHT, 4, shape, true, INIT_NORMAL,
+                                 sqrt(2.0 / b.c));
         shortcut = graph_conv(&r->g, name, x, w, -1, stride, 0, 1);
         if (r->g.tensors[shortcut].h != a.h) {
             return y;
@@ -231,16 +238,19 @@ static inline int random_graph_head(RandomGraph *r, int x)
     random_graph_name(r, "linear", name);
     const int shape[2] = {RANDOM_GRAPH_CLASSES, in.c};
     (void)snprintf(part, sizeof part, "%s.weight", name);
-    const int w = params_add(r->params, part, ROLE_LINEAR_WEIGHT, 2, shape, true, INIT_UNIFORM, 1.0 / sqrt(in.c));
+    const int w = params_add(r->params, part, ROLE_LINEAR_WEIGHT, 2, shape, true, INIT_UNIFORM,
+                             1.0 / sqrt(in.c));
     (void)snprintf(part, sizeof part, "%s.bias", name);
-    const int b = params_add(r->params, part, ROLE_BIAS, 1, shape, true, INIT_UNIFORM, 1.0 / sqrt(in.c));
+    const int b =
+        params_add(r->params, part, ROLE_BIAS, 1, shape, true, INIT_UNIFORM, 1.0 / sqrt(in.c));
     return graph_linear(&r->g, name, pooled, w, random_graph_chance(r, 4) ? -1 : b);
 }
 
 static inline void random_graph_loss(RandomGraph *r, int logits)
 {
     const int labels = graph_input(&r->g, "labels", DT_I32, r->g.batch, 1, 1, 1, true);
-    DistillSpec spec = {.ce_weight = {.source = SOURCE_CONST, .value = 1.0f}, .energy_temperature = 1.0f};
+    DistillSpec spec = {.ce_weight = {.source = SOURCE_CONST, .value = 1.0f},
+                        .energy_temperature = 1.0f};
     int in[DISTILL_IN_COUNT];
     for (int i = 0; i < DISTILL_IN_COUNT; i++) {
         in[i] = -1;
@@ -254,7 +264,8 @@ static inline void random_graph_loss(RandomGraph *r, int logits)
         const int stats = graph_tensor(&r->g, "grad_stats", TENSOR_ACT, DT_F32, 1, 1, 1, 2, false);
         graph_node(&r->g, OP_GRAD_NORM, "grad_norm", 0, NULL, 1, &stats);
         const int hyper = graph_input(&r->g, "hyper", DT_F32, 1, 1, 1, HYPER_COUNT, false);
-        graph_node(&r->g, OP_SGD, "sgd", 2, (int[]){hyper, stats}, 0, NULL)->attr.sgd.decay_norm_bias = true;
+        graph_node(&r->g, OP_SGD, "sgd", 2, (int[]){hyper, stats}, 0, NULL)
+            ->attr.sgd.decay_norm_bias = true;
     }
 }
 
@@ -268,7 +279,8 @@ static inline Graph random_graph_make(uint64_t seed, Params *params, RandomGraph
     int x = -1;
     if (options.images) {
         x = graph_input(&r.g, "images", DT_U8, batch, size, size, 3, true);
-        x = graph_image(&r.g, "x", x, 3, (const float[]){0.5f, 0.4f, 0.45f}, (const float[]){0.25f, 0.2f, 0.3f});
+        x = graph_image(&r.g, "x", x, 3, (const float[]){0.5f, 0.4f, 0.45f},
+                        (const float[]){0.25f, 0.2f, 0.3f});
     } else {
         x = graph_input(&r.g, "x", options.act, batch, size, size, 3, true);
     }

@@ -55,7 +55,7 @@ static void check_all_views(AugmentSpec spec, int height, int width)
     uint8_t *src = xmalloc(size);
     uint8_t *want = xmalloc(size);
     uint8_t *got = xmalloc(size + 1);
-    fill_random(src, size, (uint64_t)(height * 100 + width));
+    fill_random(src, size, (uint64_t)height * 100 + (uint64_t)width);
     for (int v = 0; v < augment_view_count(spec); v++) {
         const AugmentView view = augment_view_at(spec, v);
         assert_int_equal(augment_view_index(spec, view), v);

@@ -167,7 +167,7 @@ static const size_t TEST100_SIZE = (size_t)CIFAR_TEST_COUNT * RECORD100;
 static int setup(void **state)
 {
     Fixture *fixture = xcalloc(1, sizeof *fixture);
-    strcpy(fixture->dir, "/tmp/test_dataset_XXXXXX");
+    snprintf(fixture->dir, sizeof fixture->dir, "/tmp/test_dataset_XXXXXX");
     if (!mkdtemp(fixture->dir)) {
         return -1;
     }
@@ -276,7 +276,7 @@ static void test_folders_and_archive(void **state)
         assert_string_equal(dataset->class_names[99], "name_99");
         assert_int_equal(strlen(dataset->hash), 32);
         if (p == 0) {
-            strcpy(hash, dataset->hash);
+            memcpy(hash, dataset->hash, DATASET_HASH_CHARS);
         }
         assert_string_equal(dataset->hash, hash);
         dataset_close(dataset);
@@ -305,7 +305,7 @@ static void test_hash_sees_every_change(void **state)
         dataset->labels[3] ^= change == 2;
         dataset_seal(dataset);
         assert_string_equal(dataset->class_names[1], "class 1");
-        strcpy(hashes[change], dataset->hash);
+        memcpy(hashes[change], dataset->hash, DATASET_HASH_CHARS);
         for (int other = 0; other < change; other++) {
             assert_string_not_equal(hashes[change], hashes[other]);
         }

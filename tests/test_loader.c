@@ -142,7 +142,9 @@ static void test_same_batches_for_any_workers(void **state)
                 config.slots = slots[s];
                 config.drop_last = variant & 1;
                 config.shuffle = !(variant & 2);
-                config.augment = variant == 3 ? (AugmentSpec){0} : config.augment;
+                if (variant == 3) {
+                    config.augment = (AugmentSpec){0};
+                }
                 Loader *loader = open_loader(dataset, config);
                 assert_int_equal(loader_slots(loader), slots[s]);
                 assert_int_equal(loader_batches_per_epoch(loader), config.drop_last ? 6 : 7);
@@ -260,7 +262,7 @@ static void test_ranks_share_the_global_batches(void **state)
             for (int r = 0; r < worlds[w]; r++) {
                 const Batch *part = loader_next(ranks[r]);
                 assert_int_equal(part != NULL, all != NULL);
-                if (part) {
+                if (part && all) {
                     config.rank = r;
                     check_batch(dataset, &config, part, all->epoch, all->position);
                     assert_int_equal(part->global_row, row);

@@ -340,19 +340,17 @@ static void test_damage(void **state)
         err_free(err);
     }
     for (size_t i = 0; i < 8 + header_size; i++) {
-        for (int bit = 0; bit < 8; bit += 3) {
-            bytes[i] ^= (uint8_t)(1 << bit);
-            write_plain(path, bytes, size);
-            bytes[i] ^= (uint8_t)(1 << bit);
-            Err *err = safetensors_open(path, &file);
-            for (size_t k = 0; err == NULL && k < file->count; k++) {
-                const uint8_t *begin = file->entries[k].data;
-                assert_true(begin >= file->map.data);
-                assert_true(begin + file->entries[k].bytes <= file->map.data + file->map.size);
-            }
-            weights_close(file);
-            err_free(err);
+        bytes[i] ^= (uint8_t)(1 << i % 8);
+        write_plain(path, bytes, size);
+        bytes[i] ^= (uint8_t)(1 << i % 8);
+        Err *err = safetensors_open(path, &file);
+        for (size_t k = 0; err == NULL && k < file->count; k++) {
+            const uint8_t *begin = file->entries[k].data;
+            assert_true(begin >= file->map.data);
+            assert_true(begin + file->entries[k].bytes <= file->map.data + file->map.size);
         }
+        weights_close(file);
+        err_free(err);
     }
     free(bytes);
     free(path);

@@ -13,7 +13,8 @@ modes:
            convolution is its only producer (elsewhere it is left as it is).
 
 Prints one JSON line per pair and mode: median img/s over the timed steps, its 10th and 90th percentile,
-growth of the resident set after the imports, versions and the load of the machine before the run.
+processor time per step (all threads, waiting loops included), growth of the resident set after the imports, versions
+and the load of the machine before the run.
 """
 import argparse
 import json
@@ -215,10 +216,12 @@ def measure(pair, mode, arguments, base_bytes):
                                                                     max_name_column_width=40))
         return
     seconds = []
+    used = time.process_time()
     for index in range(arguments.steps):
         begin = time.perf_counter()
         step(images[index % batches], labels[index % batches])
         seconds.append(time.perf_counter() - begin)
+    used = (time.process_time() - used) / arguments.steps
     seconds.sort()
     rate = [arguments.batch / s for s in seconds]
     print(json.dumps({
@@ -227,6 +230,7 @@ def measure(pair, mode, arguments, base_bytes):
         "img_per_s": round(arguments.batch / statistics.median(seconds), 1),
         "img_per_s_p10": round(rate[int(len(rate) * 0.9)], 1),
         "img_per_s_p90": round(rate[int(len(rate) * 0.1)], 1),
+        "cpu_ms_per_step": round(used * 1e3, 1),
         "warmup_s": round(warmup_s, 1),
         "rss_growth_mib": round((resident_bytes() - base_bytes) / 2 ** 20, 1),
         "rss_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),

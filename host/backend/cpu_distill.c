@@ -1,16 +1,18 @@
-/* The cpu form of OP_DISTILL: rows over OpenMP threads, each logit read from memory once and kept in the thread's scratch;
- * the cross entropy with its targets, statistics, exports and sums. The terms are in cpu_distill_terms.c. */
+/* The cpu form of OP_DISTILL: rows over OpenMP threads, each logit read from memory once and kept
+ * in the thread's scratch; the cross entropy with its targets, statistics, exports and sums. The
+ * terms are in cpu_distill_terms.c. */
 #include "backend/cpu_distill_terms.h"
 #include "base/err.h"
 #include "base/half.h"
 #include <math.h>
-#include <string.h>
 #include <omp.h>
+#include <string.h>
 
 static const double COS_MIN = 1e-12; /* least denominator of the cosine */
 
 enum { ARRAY_ALIGN = 64 };
-/* Elements of a batch below which waking other threads costs more than it brings (10 to 20 us with passive waiting). */
+/* Elements of a batch below which waking other threads costs more than it brings (10 to 20 us with
+ * passive waiting). */
 enum { SERIAL_BELOW = 16384 };
 
 enum { FLOAT_ARRAYS = 3 * (1 + SLOT_COUNT) + 3 };
@@ -29,7 +31,9 @@ static size_t thread_bytes(int classes)
 {
     const size_t padded = round_up((size_t)classes, DISTILL_PAD);
     const size_t entries = (size_t)entries_max(classes);
-    return round_up(FLOAT_ARRAYS * padded * sizeof(float) + 2 * entries * (sizeof(double) + sizeof(int)), ARRAY_ALIGN);
+    return round_up(FLOAT_ARRAYS * padded * sizeof(float) +
+                        2 * entries * (sizeof(double) + sizeof(int)),
+                    ARRAY_ALIGN);
 }
 
 size_t distill_cpu_scratch(int n, int classes, int threads)
@@ -48,9 +52,9 @@ static void net_take(DistillNet *net, float **next, int padded)
     }
 }
 
-static void row_take(DistillRow *r, char *scratch)
+static void row_take(DistillRow *r, void *scratch)
 {
-    float *next = (float *)scratch;
+    float *next = scratch;
     net_take(&r->s, &next, r->padded);
     net_take(&r->t, &next, r->padded);
     net_take(&r->edited, &next, r->padded);
@@ -59,11 +63,11 @@ static void row_take(DistillRow *r, char *scratch)
         *arrays[i] = next;
         next += r->padded;
     }
-    double *const values = (double *)next;
+    double *const values = (void *)next;
     const int entries = entries_max(r->c);
     r->entries.value = values;
     r->target.value = values + entries;
-    r->entries.index = (int *)(values + 2 * (size_t)entries);
+    r->entries.index = (void *)(values + 2 * (size_t)entries);
     r->target.index = r->entries.index + entries;
     for (int k = 0; k < r->padded; k++) {
         r->mask[k] = k < r->c;
@@ -156,7 +160,8 @@ static void add_sparse(DistillRow *r, double weight, const int32_t *index, const
     const double norm = spec->sparse_renorm ? mass : 1;
     r->target_even += weight * rest;
     for (int j = 0; j < spec->sparse_k; j++) {
-        entries_add(&r->target, class_index(r, index[j]), weight * ((double)value[j] / norm - rest));
+        entries_add(&r->target, class_index(r, index[j]),
+                    weight * ((double)value[j] / norm - rest));
     }
 }
 
@@ -180,15 +185,19 @@ static void build_target(DistillRow *r)
         case TARGET_NONE:
             break;
         case TARGET_CLASS:
-            add_class(r, weight, args->target_class ? args->target_class[at] : r->has_label ? r->y : -1);
+            add_class(r, weight,
+                      args->target_class ? args->target_class[at]
+                      : r->has_label     ? r->y
+                                         : -1);
             break;
         case TARGET_SPARSE:
-            CHECK(args->sparse_index && args->sparse_value, "sparse target of row %d is absent", r->row);
+            CHECK(args->sparse_index && args->sparse_value, "sparse target of row %d is absent",
+                  r->row);
             add_sparse(r, weight, args->sparse_index + at * pairs, args->sparse_value + at * pairs);
             break;
         case TARGET_DENSE:
             CHECK(args->dense, "dense target of row %d is absent", r->row);
-            r->dense[r->n_dense] = args->dense + at * (size_t)r->c;
+            r->dense[r->n_dense] = &args->dense[at * (size_t)r->c];
             r->dense_weight[r->n_dense] = weight;
             r->n_dense++;
             break;
@@ -199,7 +208,8 @@ static void build_target(DistillRow *r)
 }
 
 /* b (mass p1 - u): begins the gradient. */
-static void start_gradient(DistillRow *r, const DistillSoft *p, double b, double on_y, double others)
+static void start_gradient(DistillRow *r, const DistillSoft *p, double b, double on_y,
+                           double others)
 {
     r->vec->fill(r->g, r->padded, (float)(-b * r->target_even));
     r->vec->add(r->g, p->e, r->padded, (float)(b * (on_y + others) * p->scale));
@@ -215,7 +225,8 @@ static void start_gradient(DistillRow *r, const DistillSoft *p, double b, double
     }
 }
 
-/* CE(u, p1) = mass * lse - sum u_k (z_k - x0), the target class apart, where -log p_y is known without cancellation. */
+/* CE(u, p1) = mass * lse - sum u_k (z_k - x0), the target class apart, where -log p_y is known
+ * without cancellation. */
 static void run_cross_entropy(DistillRow *r)
 {
     const double b = distill_row_value(r, &r->args->spec->ce_weight);
@@ -254,7 +265,8 @@ static void run_cross_entropy(DistillRow *r)
     }
 }
 
-static void unit_statistics(DistillRow *r, const DistillSoft *unit, int column_max, int column_arg, int column_rank, int column_ce)
+static void unit_statistics(DistillRow *r, const DistillSoft *unit, int column_max, int column_arg,
+                            int column_rank, int column_ce)
 {
     r->out[column_max] = unit->py > unit->scale ? unit->py : unit->scale;
     if (isnan(unit->lse)) {
@@ -271,7 +283,8 @@ static void teacher_statistics(DistillRow *r)
     const double temperature = (double)r->args->spec->energy_temperature;
     const DistillSoft *const at_e = distill_net_soft(r, &r->t, temperature, SLOT_ENERGY);
     r->out[ROW_ENERGY] = -(temperature * at_e->lse + (double)r->t.x0);
-    unit_statistics(r, distill_net_soft(r, &r->t, 1, SLOT_UNIT), ROW_QMAX, ROW_TARG, ROW_TRANK, ROW_CE_T);
+    unit_statistics(r, distill_net_soft(r, &r->t, 1, SLOT_UNIT), ROW_QMAX, ROW_TARG, ROW_TRANK,
+                    ROW_CE_T);
     r->sum[SUM_CE_T] = r->out[ROW_CE_T];
     r->sum[SUM_ENERGY] = r->out[ROW_ENERGY];
     if (r->has_label) {
@@ -286,7 +299,8 @@ static void student_statistics(DistillRow *r)
     if (spec->n_terms > 0 && !spec->terms[0].zscore) {
         distill_net_soft(r, &r->s, distill_row_value(r, &spec->terms[0].ts), SLOT_TERM);
     }
-    unit_statistics(r, distill_net_soft(r, &r->s, 1, SLOT_UNIT), ROW_PMAX, ROW_SARG, ROW_SRANK, ROW_CE_S);
+    unit_statistics(r, distill_net_soft(r, &r->s, 1, SLOT_UNIT), ROW_PMAX, ROW_SARG, ROW_SRANK,
+                    ROW_CE_S);
     r->sum[SUM_CE_S] = r->out[ROW_CE_S];
     if (r->has_label) {
         r->sum[SUM_TOP1] = r->out[ROW_SRANK] < 1;
@@ -354,7 +368,8 @@ static void store_gradient(DistillRow *r, bool valid)
     const size_t at = (size_t)r->row * (size_t)r->c;
     if (!valid) {
         if (!args->spec->dz_add) {
-            memset((char *)args->dz + at * dtype_size(args->dz_type), 0, (size_t)r->c * dtype_size(args->dz_type));
+            memset((char *)args->dz + at * dtype_size(args->dz_type), 0,
+                   (size_t)r->c * dtype_size(args->dz_type));
         }
         return;
     }
@@ -390,7 +405,8 @@ static void do_row(DistillRow *r, float *row_sums)
         }
     }
     for (int i = 0; i < ROW_FIELDS && args->rows; i++) {
-        store_statistic(args->rows, args->stat_type, (size_t)r->row * ROW_FIELDS + (size_t)i, valid ? r->out[i] : 0);
+        store_statistic(args->rows, args->stat_type, (size_t)r->row * ROW_FIELDS + (size_t)i,
+                        valid ? r->out[i] : 0);
     }
     if (!args->spec->statistics_only) {
         store_gradient(r, valid);
@@ -415,18 +431,19 @@ void distill_rows_cpu_isa(const DistillArgs *args, void *scratch, const char *is
 {
     distill_check_args(args);
     const DistillVec *const vec = distill_vec(isa);
-    char *const base = (char *)round_up((uintptr_t)scratch, ARRAY_ALIGN);
-    float *const row_sums = (float *)base;
-    char *const thread_base = base + round_up((size_t)args->n * SUM_FIELDS * sizeof(float), ARRAY_ALIGN);
+    char *const base = (char *)scratch + (-(uintptr_t)scratch & (ARRAY_ALIGN - 1));
+    float *const row_sums = (void *)base;
+    char *const thread_base =
+        base + round_up((size_t)args->n * SUM_FIELDS * sizeof(float), ARRAY_ALIGN);
     const size_t per_thread = thread_bytes(args->classes);
     const bool small = (size_t)args->n * (size_t)args->classes < SERIAL_BELOW;
-    const int threads = small ? 1 : args->threads > 0 ? args->threads : omp_get_max_threads();
+    const int threads = small || args->threads < 1 ? 1 : args->threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         DistillRow r = {.args = args,
-                 .vec = vec,
-                 .c = args->classes,
-                 .padded = (int)round_up((size_t)args->classes, DISTILL_PAD)};
+                        .vec = vec,
+                        .c = args->classes,
+                        .padded = (int)round_up((size_t)args->classes, DISTILL_PAD)};
         row_take(&r, thread_base + (size_t)omp_get_thread_num() * per_thread);
 #pragma omp for schedule(static)
         for (int row = 0; row < args->n; row++) {

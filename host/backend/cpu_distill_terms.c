@@ -1,14 +1,16 @@
-/* Softmaxes of one row and the forms of a distillation term, on the vector loops of cpu_distill_vec.h. Sums over classes
- * come from those loops; the dozen numbers per softmax are in double, where they cost less than one vector loop.
- * Exponentials at T/2 and T/4 are powers of those at T, so the common temperatures 4, 2 and 1 need one exponential. */
+/* Softmaxes of one row and the forms of a distillation term, on the vector loops of
+ * cpu_distill_vec.h. Sums over classes come from those loops; the dozen numbers per softmax are in
+ * double, where they cost less than one vector loop. Exponentials at T/2 and T/4 are powers of
+ * those at T, so the common temperatures 4, 2 and 1 need one exponential. */
 #include "backend/cpu_distill_terms.h"
 #include <math.h>
 #include <string.h>
 
 static const double ZSCORE_EPS = 1e-7; /* added to the standard deviation (LSKD) */
 
-/* What a term adds: a * factor * form, and as gradient, before the op's scale, A es_k - B et_k + A1 e1_k on the
- * non-target classes, gy on the target, and entries. `dot` = sum_k gradient_k * (x_k - x0) / Ts, for the z-score. */
+/* What a term adds: a * factor * form, and as gradient, before the op's scale, A es_k - B et_k + A1
+ * e1_k on the non-target classes, gy on the target, and entries. `dot` = sum_k gradient_k * (x_k -
+ * x0) / Ts, for the z-score. */
 typedef struct {
     double value;
     double kl_dt;
@@ -64,7 +66,8 @@ static void soft_finish(DistillSoft *soft)
     soft->log_np = soft->log_sn - soft->lse;
 }
 
-const DistillSoft *distill_net_soft(const DistillRow *r, DistillNet *net, double temperature, DistillSlot slot)
+const DistillSoft *distill_net_soft(const DistillRow *r, DistillNet *net, double temperature,
+                                    DistillSlot slot)
 {
     const DistillSoft *base = NULL;
     for (int i = 0; i < SLOT_COUNT; i++) {
@@ -97,25 +100,27 @@ static DistillSoft soft_smooth(const DistillRow *r, double delta)
 {
     const double others = r->c - 1;
     return (DistillSoft){.temperature = 1,
-                  .inv = 0,
-                  .e = r->mask,
-                  .sn = others,
-                  .log_sn = log(others),
-                  .scale = delta / others,
-                  .py = 1 - delta,
-                  .np = delta,
-                  .log_py = log(1 - delta),
-                  .log_np = log(delta)};
+                         .inv = 0,
+                         .e = r->mask,
+                         .sn = others,
+                         .log_sn = log(others),
+                         .scale = delta / others,
+                         .py = 1 - delta,
+                         .np = delta,
+                         .log_py = log(1 - delta),
+                         .log_np = log(delta)};
 }
 
-/* Mean and unbiased standard deviation; the target's own logit is added to the sums over the others. */
+/* Mean and unbiased standard deviation; the target's own logit is added to the sums over the
+ * others. */
 static double net_deviation(const DistillRow *r, DistillNet *net)
 {
     if (net->sd < 0) {
         const double dy = (double)net->xy - (double)net->x0;
         net->mean = (double)net->x0 + (r->vec->sum(net->x, r->padded, net->x0) + dy) / r->c;
         const float mean = (float)net->mean;
-        const double stand_in = (double)(net->x0 - mean) * (double)(net->x0 - mean); /* in the target's place */
+        const double stand_in =
+            (double)(net->x0 - mean) * (double)(net->x0 - mean); /* in the target's place */
         const double dev = (double)net->xy - net->mean;
         const double squares = r->vec->squares(net->x, r->c, mean) - stand_in + dev * dev;
         net->sd = sqrt(squares > 0 ? squares / (r->c - 1) : squares * 0);
@@ -144,15 +149,20 @@ double distill_row_value(const DistillRow *r, const RowValue *v)
     }
 }
 
-static PairSums pair_sums(const DistillRow *r, const DistillNet *s, const DistillSoft *p, const DistillNet *t, const DistillSoft *q)
+static PairSums pair_sums(const DistillRow *r, const DistillNet *s, const DistillSoft *p,
+                          const DistillNet *t, const DistillSoft *q)
 {
     const RowView student = {.x = s->x, .x0 = s->x0, .inv = p->inv, .e = p->e};
     const RowView teacher = {.x = t->x, .x0 = t->x0, .inv = q->inv, .e = q->e};
-    return r->vec->pair(&student, &teacher, r->padded);
+    PairSums sums;
+    r->vec->pair(&student, &teacher, r->padded, &sums);
+    return sums;
 }
 
-/* d KL / dT with both temperatures moving; see the formula at temperature_gradient of distill_ref.c. */
-static double kl_temperature(const DistillRow *r, const DistillSoft *p, const DistillSoft *q, const PairSums *sums, double ts, double tt)
+/* d KL / dT with both temperatures moving; see the formula at temperature_gradient of
+ * distill_ref.c. */
+static double kl_temperature(const DistillRow *r, const DistillSoft *p, const DistillSoft *q,
+                             const PairSums *sums, double ts, double tt)
 {
     const double wy = q->d - p->d;
     const double eq_u = q->scale * (sums->et_v - sums->et_w) + q->py * p->d;
@@ -166,8 +176,8 @@ static double kl_temperature(const DistillRow *r, const DistillSoft *p, const Di
     return (eq_u - ep_u) / ts - moved_q / tt;
 }
 
-/* KL = TCKD + (1 - q_y) NCKD, DKD = alpha TCKD + beta NCKD. In the functions below c = a * factor / (Ts * s), s the
- * z-score's divisor or 1. */
+/* KL = TCKD + (1 - q_y) NCKD, DKD = alpha TCKD + beta NCKD. In the functions below c = a * factor /
+ * (Ts * s), s the z-score's divisor or 1. */
 static double tckd(const DistillSoft *p, const DistillSoft *q)
 {
     double value = 0;
@@ -185,7 +195,8 @@ static double nckd(const DistillSoft *p, const DistillSoft *q, const PairSums *s
     return sums->et_w / q->sn - (q->log_sn - p->log_sn);
 }
 
-static void part_kl(const DistillRow *r, Part *part, const DistillSoft *p, const DistillSoft *q, double c, double ts, double tt)
+static void part_kl(const DistillRow *r, Part *part, const DistillSoft *p, const DistillSoft *q,
+                    double c, double ts, double tt)
 {
     const PairSums sums = pair_sums(r, &r->s, p, r->term_t, q);
     part->value = tckd(p, q) + q->np * nckd(p, q, &sums);
@@ -196,7 +207,8 @@ static void part_kl(const DistillRow *r, Part *part, const DistillSoft *p, const
     part->dot = part->a_s * sums.es_u - part->b_t * (sums.et_v - sums.et_w) + part->gy * p->d;
 }
 
-static void part_dkd(const DistillRow *r, Part *part, const DistillTerm *term, const DistillSoft *p, const DistillSoft *q, double c)
+static void part_dkd(const DistillRow *r, Part *part, const DistillTerm *term, const DistillSoft *p,
+                     const DistillSoft *q, double c)
 {
     const PairSums sums = pair_sums(r, &r->s, p, r->term_t, q);
     const double alpha = (double)term->alpha;
@@ -209,9 +221,11 @@ static void part_dkd(const DistillRow *r, Part *part, const DistillTerm *term, c
     part->dot = part->a_s * sums.es_u - part->b_t * (sums.et_v - sums.et_w) + part->gy * p->d;
 }
 
-/* p1, q1_y: student and teacher at temperature 1; slope = 1/s. The value is the whole of factor * form. */
-static void part_nkd(DistillRow *r, Part *part, const DistillTerm *term, const DistillSoft *p, const DistillSoft *q, const DistillSoft *p1,
-                     double q1_y, double a, double factor, double ts, double slope)
+/* p1, q1_y: student and teacher at temperature 1; slope = 1/s. The value is the whole of factor *
+ * form. */
+static void part_nkd(DistillRow *r, Part *part, const DistillTerm *term, const DistillSoft *p,
+                     const DistillSoft *q, const DistillSoft *p1, double q1_y, double a,
+                     double factor, double ts, double slope)
 {
     const PairSums sums = pair_sums(r, &r->s, p, r->term_t, q);
     const double gamma = (double)term->gamma * factor;
@@ -232,8 +246,8 @@ static void part_nkd(DistillRow *r, Part *part, const DistillTerm *term, const D
     }
 }
 
-/* Puts the k most probable classes of q into entries (lowest index first among equals), by a heap with the least of
- * them at the root. */
+/* Puts the k most probable classes of q into entries (lowest index first among equals), by a heap
+ * with the least of them at the root. */
 static void heap_sink(const float *key, int *heap, int count, int at)
 {
     for (;;) {
@@ -281,36 +295,41 @@ static void select_top(DistillRow *r, const DistillSoft *q, int top)
     r->entries.count = top;
 }
 
-static double log_prob(const DistillRow *r, const DistillNet *net, const DistillSoft *soft, int k, bool smooth)
+static double log_prob(const DistillRow *r, const DistillNet *net, const DistillSoft *soft, int k,
+                       bool smooth)
 {
     if (k == r->y) {
         return soft->log_py;
     }
-    return smooth ? log(soft->scale) : (double)(net->x[k] - net->x0) * (double)soft->inv - soft->lse;
+    return smooth ? log(soft->scale)
+                  : (double)(net->x[k] - net->x0) * (double)soft->inv - soft->lse;
+}
+
+/* Log of the probability of all entries. */
+static double log_mass(const DistillRow *r, const DistillNet *net, const DistillSoft *soft,
+                       bool smooth)
+{
+    const DistillEntries *const e = &r->entries;
+    double max = -INFINITY;
+    for (int j = 0; j < e->count; j++) {
+        const double log_p = log_prob(r, net, soft, e->index[j], smooth);
+        max = log_p > max ? log_p : max;
+    }
+    double sum = 0;
+    for (int j = 0; j < e->count; j++) {
+        sum += exp(log_prob(r, net, soft, e->index[j], smooth) - max);
+    }
+    return max + log(sum); // cppcheck-suppress invalidFunctionArg ; there is at least one entry
 }
 
 /* KL over the teacher's k best classes; entries become gradients. */
-static void part_top(DistillRow *r, Part *part, const DistillTerm *term, const DistillSoft *p, const DistillSoft *q, double c)
+static void part_top(DistillRow *r, Part *part, const DistillTerm *term, const DistillSoft *p,
+                     const DistillSoft *q, double c)
 {
     select_top(r, q, term->topk);
     const DistillEntries *const e = &r->entries;
-    double shift_p = 0;
-    double shift_q = 0;
-    if (term->topk_renorm) {
-        double max_p = -INFINITY;
-        double mass_q = 0;
-        for (int j = 0; j < e->count; j++) {
-            const double lp = log_prob(r, &r->s, p, e->index[j], false);
-            max_p = lp > max_p ? lp : max_p;
-            mass_q += exp(log_prob(r, r->term_t, q, e->index[j], r->smooth));
-        }
-        double mass_p = 0;
-        for (int j = 0; j < e->count; j++) {
-            mass_p += exp(log_prob(r, &r->s, p, e->index[j], false) - max_p);
-        }
-        shift_p = max_p + log(mass_p);
-        shift_q = log(mass_q);
-    }
+    const double shift_p = term->topk_renorm ? log_mass(r, &r->s, p, false) : 0;
+    const double shift_q = term->topk_renorm ? log_mass(r, r->term_t, q, r->smooth) : 0;
     double mass = 0;
     for (int j = 0; j < e->count; j++) {
         const int k = e->index[j];
@@ -394,8 +413,10 @@ void distill_row_term(DistillRow *r, int index)
     const double s_unit = term->zscore ? net_deviation(r, &r->s) + ZSCORE_EPS : 1;
     const double t_unit = term->zscore ? net_deviation(r, r->term_t) + ZSCORE_EPS : 1;
     const DistillSoft *const p = distill_net_soft(r, &r->s, ts * s_unit, SLOT_TERM);
-    const DistillSoft smoothed = r->smooth ? soft_smooth(r, (double)term->edit_delta) : (DistillSoft){0};
-    const DistillSoft *const q = r->smooth ? &smoothed : distill_net_soft(r, r->term_t, tt * t_unit, SLOT_TERM);
+    const DistillSoft smoothed =
+        r->smooth ? soft_smooth(r, (double)term->edit_delta) : (DistillSoft){0};
+    const DistillSoft *const q =
+        r->smooth ? &smoothed : distill_net_soft(r, r->term_t, tt * t_unit, SLOT_TERM);
     const double c = a * factor / (ts * s_unit);
     Part part = {.e_s = p->e, .e_t = q->e};
     r->entries.count = 0;

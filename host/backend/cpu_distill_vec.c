@@ -1,7 +1,8 @@
-/* Inner loops of the cpu form of OP_DISTILL. Each is written once as plain C with `omp simd`; the macro at the end
- * instantiates all of them for an instruction set, so that every table runs the same formulas. `fma` is a constant in
- * each instance: a fused multiply-add where the instruction exists, separate operations elsewhere (the library's fmaf
- * without the instruction would be a hundred times slower). */
+/* Inner loops of the cpu form of OP_DISTILL. Each is written once as plain C with `omp simd`; the
+ * macro at the end instantiates all of them for an instruction set, so that every table runs the
+ * same formulas. `fma` is a constant in each instance: a fused multiply-add where the instruction
+ * exists, separate operations elsewhere (the library's fmaf without the instruction would be a
+ * hundred times slower). */
 #include "backend/cpu_distill_vec.h"
 #include "base/half.h"
 #include <limits.h>
@@ -22,8 +23,9 @@ BODY float multiply_add(float a, float b, float c, const bool fma)
     return fma ? __builtin_fmaf(a, b, c) : a * b + c;
 }
 
-/* exp(x) for x <= 0: 2^n e^r with n = round(x / ln 2), e^r a polynomial whose own error is 0.07 of 2^-24 (a weighted
- * minimax fit of (e^r - 1 - r)/r^2 on |r| <= ln2/2). Adding 1.5 * 2^23 rounds, and leaves n in the low bits. */
+/* exp(x) for x <= 0: 2^n e^r with n = round(x / ln 2), e^r a polynomial whose own error is 0.07 of
+ * 2^-24 (a weighted minimax fit of (e^r - 1 - r)/r^2 on |r| <= ln2/2). Adding 1.5 * 2^23 rounds,
+ * and leaves n in the low bits. */
 BODY float exp_negative(float x, const bool fma)
 {
     const float lowest = -87.33f; /* exp is just above 2^-126 */
@@ -42,7 +44,8 @@ BODY float exp_negative(float x, const bool fma)
     bits = (bits << 23) + 0x3F800000u;
     float power;
     memcpy(&power, &bits, sizeof power);
-    /* A mask instead of a choice: without masked instructions the compiler would keep a branch. NaN is kept. */
+    /* A mask instead of a choice: without masked instructions the compiler would keep a branch. NaN
+     * is kept. */
     const float y = p * power;
     memcpy(&bits, &y, sizeof bits);
     bits &= x < lowest ? 0u : UINT32_MAX;
@@ -156,7 +159,8 @@ BODY double squares_body(const float *x, int n, float x0, const bool fma)
     return total;
 }
 
-BODY double exp_body(float *e, const float *x, const float *mask, int n, float x0, float inv, const bool fma)
+BODY double exp_body(float *e, const float *x, const float *mask, int n, float x0, float inv,
+                     const bool fma)
 {
     double total = 0;
     for (int begin = 0; begin < n; begin += BLOCK) {
@@ -191,7 +195,7 @@ BODY double power_body(float *y, const float *e, int n, bool four)
     return total;
 }
 
-BODY PairSums pair_body(const RowView *s, const RowView *t, int n, const bool fma)
+BODY void pair_body(const RowView *s, const RowView *t, int n, PairSums *sums, const bool fma)
 {
     const float *const z = s->x;
     const float *const es = s->e;
@@ -224,10 +228,11 @@ BODY PairSums pair_body(const RowView *s, const RowView *t, int n, const bool fm
         total.et_vw += et_vw;
         total.es_u += es_u;
     }
-    return total;
+    *sums = total;
 }
 
-BODY void dense_body(const float *d, const float *x, int n, float x0, double sums[2], const bool fma)
+BODY void dense_body(const float *d, const float *x, int n, float x0, double sums[2],
+                     const bool fma)
 {
     sums[0] = 0;
     sums[1] = 0;
@@ -261,7 +266,8 @@ BODY void add_body(float *g, const float *x, int n, float a, const bool fma)
     }
 }
 
-BODY void add2_body(float *g, const float *x, const float *y, int n, float a, float b, const bool fma)
+BODY void add2_body(float *g, const float *x, const float *y, int n, float a, float b,
+                    const bool fma)
 {
 #pragma omp simd
     for (int k = 0; k < n; k++) {
@@ -292,101 +298,106 @@ BODY void scale_body(float *y, const float *x, int n, float a, bool add, const b
     }
 }
 
-#define DEFINE_TABLE(isa, title, target, fma)                                                       \
-    target static void widen_bf16_##isa(float *y, const uint16_t *x, int n)                         \
-    {                                                                                               \
-        widen_bf16_body(y, x, n);                                                                   \
-    }                                                                                               \
-    target static void narrow_bf16_##isa(uint16_t *y, const float *x, int n)                        \
-    {                                                                                               \
-        narrow_bf16_body(y, x, n);                                                                  \
-    }                                                                                               \
-    target static void dot_##isa(const float *x, const float *y, int n, double sums[3])             \
-    {                                                                                               \
-        dot_body(x, y, n, sums, fma);                                                               \
-    }                                                                                               \
-    target static float max_##isa(const float *x, int n)                                            \
-    {                                                                                               \
-        return max_body(x, n);                                                                      \
-    }                                                                                               \
-    target static int rank_##isa(const float *x, int n, int at, float value)                        \
-    {                                                                                               \
-        return rank_body(x, n, at, value);                                                          \
-    }                                                                                               \
-    target static int find_##isa(const float *x, int n, float value)                                \
-    {                                                                                               \
-        return find_body(x, n, value);                                                              \
-    }                                                                                               \
-    target static double sum_##isa(const float *x, int n, float x0)                                 \
-    {                                                                                               \
-        return sum_body(x, n, x0);                                                                  \
-    }                                                                                               \
-    target static double squares_##isa(const float *x, int n, float x0)                             \
-    {                                                                                               \
-        return squares_body(x, n, x0, fma);                                                         \
-    }                                                                                               \
-    target static double exp_##isa(float *e, const float *x, const float *mask, int n, float x0,    \
-                                   float inv)                                                       \
-    {                                                                                               \
-        return exp_body(e, x, mask, n, x0, inv, fma);                                               \
-    }                                                                                               \
-    target static double power_##isa(float *y, const float *e, int n, bool four)                    \
-    {                                                                                               \
-        return power_body(y, e, n, four);                                                           \
-    }                                                                                               \
-    target static PairSums pair_##isa(const RowView *s, const RowView *t, int n)                    \
-    {                                                                                               \
-        return pair_body(s, t, n, fma);                                                             \
-    }                                                                                               \
-    target static void dense_##isa(const float *d, const float *x, int n, float x0, double sums[2]) \
-    {                                                                                               \
-        dense_body(d, x, n, x0, sums, fma);                                                         \
-    }                                                                                               \
-    target static void fill_##isa(float *g, int n, float c)                                         \
-    {                                                                                               \
-        fill_body(g, n, c);                                                                         \
-    }                                                                                               \
-    target static void add_##isa(float *g, const float *x, int n, float a)                          \
-    {                                                                                               \
-        add_body(g, x, n, a, fma);                                                                  \
-    }                                                                                               \
-    target static void add2_##isa(float *g, const float *x, const float *y, int n, float a, float b) \
-    {                                                                                               \
-        add2_body(g, x, y, n, a, b, fma);                                                           \
-    }                                                                                               \
-    target static void add_shifted_##isa(float *g, const float *x, int n, float a, float x0)        \
-    {                                                                                               \
-        add_shifted_body(g, x, n, a, x0, fma);                                                      \
-    }                                                                                               \
-    target static void scale_##isa(float *y, const float *x, int n, float a, bool add)              \
-    {                                                                                               \
-        scale_body(y, x, n, a, add, fma);                                                           \
-    }                                                                                               \
-    static const DistillVec table_##isa = {                                                         \
-        .name = title,                                                                              \
-        .widen_bf16 = widen_bf16_##isa,                                                             \
-        .narrow_bf16 = narrow_bf16_##isa,                                                           \
-        .dot = dot_##isa,                                                                           \
-        .max = max_##isa,                                                                           \
-        .rank = rank_##isa,                                                                         \
-        .find = find_##isa,                                                                         \
-        .sum = sum_##isa,                                                                           \
-        .squares = squares_##isa,                                                                   \
-        .exp = exp_##isa,                                                                           \
-        .power = power_##isa,                                                                       \
-        .pair = pair_##isa,                                                                         \
-        .dense = dense_##isa,                                                                       \
-        .fill = fill_##isa,                                                                         \
-        .add = add_##isa,                                                                           \
-        .add2 = add2_##isa,                                                                         \
-        .add_shifted = add_shifted_##isa,                                                           \
-        .scale = scale_##isa,                                                                       \
+// NOLINTBEGIN(bugprone-macro-parentheses): attributes and names cannot be in parentheses
+#define DEFINE_TABLE(isa, title, target, fma)                                                      \
+    target static void widen_bf16_##isa(float *y, const uint16_t *x, int n)                        \
+    {                                                                                              \
+        widen_bf16_body(y, x, n);                                                                  \
+    }                                                                                              \
+    target static void narrow_bf16_##isa(uint16_t *y, const float *x, int n)                       \
+    {                                                                                              \
+        narrow_bf16_body(y, x, n);                                                                 \
+    }                                                                                              \
+    target static void dot_##isa(const float *x, const float *y, int n, double sums[3])            \
+    {                                                                                              \
+        dot_body(x, y, n, sums, fma);                                                              \
+    }                                                                                              \
+    target static float max_##isa(const float *x, int n)                                           \
+    {                                                                                              \
+        return max_body(x, n);                                                                     \
+    }                                                                                              \
+    target static int rank_##isa(const float *x, int n, int at, float value)                       \
+    {                                                                                              \
+        return rank_body(x, n, at, value);                                                         \
+    }                                                                                              \
+    target static int find_##isa(const float *x, int n, float value)                               \
+    {                                                                                              \
+        return find_body(x, n, value);                                                             \
+    }                                                                                              \
+    target static double sum_##isa(const float *x, int n, float x0)                                \
+    {                                                                                              \
+        return sum_body(x, n, x0);                                                                 \
+    }                                                                                              \
+    target static double squares_##isa(const float *x, int n, float x0)                            \
+    {                                                                                              \
+        return squares_body(x, n, x0, fma);                                                        \
+    }                                                                                              \
+    target static double exp_##isa(float *e, const float *x, const float *mask, int n, float x0,   \
+                                   float inv)                                                      \
+    {                                                                                              \
+        return exp_body(e, x, mask, n, x0, inv, fma);                                              \
+    }                                                                                              \
+    target static double power_##isa(float *y, const float *e, int n, bool four)                   \
+    {                                                                                              \
+        return power_body(y, e, n, four);                                                          \
+    }                                                                                              \
+    target static void pair_##isa(const RowView *s, const RowView *t, int n, PairSums *sums)       \
+    {                                                                                              \
+        pair_body(s, t, n, sums, fma);                                                             \
+    }                                                                                              \
+    target static void dense_##isa(const float *d, const float *x, int n, float x0,                \
+                                   double sums[2])                                                 \
+    {                                                                                              \
+        dense_body(d, x, n, x0, sums, fma);                                                        \
+    }                                                                                              \
+    target static void fill_##isa(float *g, int n, float c)                                        \
+    {                                                                                              \
+        fill_body(g, n, c);                                                                        \
+    }                                                                                              \
+    target static void add_##isa(float *g, const float *x, int n, float a)                         \
+    {                                                                                              \
+        add_body(g, x, n, a, fma);                                                                 \
+    }                                                                                              \
+    target static void add2_##isa(float *g, const float *x, const float *y, int n, float a,        \
+                                  float b)                                                         \
+    {                                                                                              \
+        add2_body(g, x, y, n, a, b, fma);                                                          \
+    }                                                                                              \
+    target static void add_shifted_##isa(float *g, const float *x, int n, float a, float x0)       \
+    {                                                                                              \
+        add_shifted_body(g, x, n, a, x0, fma);                                                     \
+    }                                                                                              \
+    target static void scale_##isa(float *y, const float *x, int n, float a, bool add)             \
+    {                                                                                              \
+        scale_body(y, x, n, a, add, fma);                                                          \
+    }                                                                                              \
+    static const DistillVec table_##isa = {                                                        \
+        .name = title,                                                                             \
+        .widen_bf16 = widen_bf16_##isa,                                                            \
+        .narrow_bf16 = narrow_bf16_##isa,                                                          \
+        .dot = dot_##isa,                                                                          \
+        .max = max_##isa,                                                                          \
+        .rank = rank_##isa,                                                                        \
+        .find = find_##isa,                                                                        \
+        .sum = sum_##isa,                                                                          \
+        .squares = squares_##isa,                                                                  \
+        .exp = exp_##isa,                                                                          \
+        .power = power_##isa,                                                                      \
+        .pair = pair_##isa,                                                                        \
+        .dense = dense_##isa,                                                                      \
+        .fill = fill_##isa,                                                                        \
+        .add = add_##isa,                                                                          \
+        .add2 = add2_##isa,                                                                        \
+        .add_shifted = add_shifted_##isa,                                                          \
+        .scale = scale_##isa,                                                                      \
     };
+// NOLINTEND(bugprone-macro-parentheses)
 
 DEFINE_TABLE(portable, "portable", , false)
 #if defined(__x86_64__)
 DEFINE_TABLE(avx2, "avx2", __attribute__((target("avx2,fma"))), true)
-DEFINE_TABLE(avx512, "avx512_core", __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), true)
+DEFINE_TABLE(avx512, "avx512_core",
+             __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), true)
 #endif
 
 const DistillVec *distill_vec(const char *isa)

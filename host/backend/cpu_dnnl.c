@@ -32,7 +32,8 @@ struct DnnlConv {
     dnnl_primitive_t reorder_add; /* unpack that adds; NULL for pack */
     dnnl_memory_t plain, packed;  /* weights: OHWI fp32, and the implementation's layout */
     dnnl_memory_t x, y, bias, residual, scratchpad;
-    void *weights; /* the packed weights; NULL for weight gradients, which pass through the workspace */
+    void *weights;   /* the packed weights; NULL for weight gradients, which pass through the workspace */
+    float *expanded; /* weights with padding channels of zeros; NULL where there are none */
     size_t packed_bytes, scratch_bytes, y_bytes;
 };
 
@@ -317,8 +318,13 @@ static void offer_form(ConvOffer *offer, DnnlContext *context, const ConvShape *
 static ConvOffer conv_offer(DnnlContext *context, const ConvShape *s, const ConvMemory *m)
 {
     ConvOffer offer = {.count = 0};
+    /* oneDNN 2.6 adds a residual wrongly below AVX2 where channels do not fill a vector */
+    const dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+    const bool binary = !s->residual || (isa != dnnl_cpu_isa_sse41 && isa != dnnl_cpu_isa_avx);
     for (int kind = WAY_DIRECT; kind < WAY_KINDS && offer.count == 0; kind++) {
-        offer_form(&offer, context, s, m, RESIDUAL_BINARY, (WayKind)kind);
+        if (binary) {
+            offer_form(&offer, context, s, m, RESIDUAL_BINARY, (WayKind)kind);
+        }
         if (s->residual) {
             offer_form(&offer, context, s, m, RESIDUAL_SUM, (WayKind)kind);
         }
@@ -343,11 +349,22 @@ static dnnl_primitive_desc_t conv_pick(DnnlContext *context, const ConvShape *s,
     return pd;
 }
 
+/* x has more channels than the weights: the others are zero, and have no gradient. */
+static bool is_padded(const ConvShape *s)
+{
+    return s->groups == 1 && s->weight_ic < s->ic;
+}
+
+static size_t plain_elems(const ConvShape *s)
+{
+    return (size_t)s->oc * (size_t)s->kernel_h * (size_t)s->kernel_w * (size_t)(s->ic / s->groups);
+}
+
 /* A 1x1 weight gradient without stride is dw[o][i] = dy[p][o]^T x[p][i], in the arena's own layout. */
 static bool gemm_fits(const ConvShape *s)
 {
     return s->kind == CONV_WGRAD && s->kernel_h == 1 && s->kernel_w == 1 && s->stride == 1 && s->pad == 0 &&
-           s->groups == 1;
+           s->groups == 1 && !is_padded(s);
 }
 
 int cpu_dnnl_conv_candidates(DnnlContext *context, const ConvShape *shape)
@@ -415,6 +432,7 @@ static void set_up(DnnlConv *conv, const ConvMemory *m, dnnl_primitive_desc_t pd
     } else {
         conv->reorder = make_reorder(context, &m->plain, packed, false);
         conv->weights = xaligned(conv->packed_bytes);
+        conv->expanded = is_padded(&conv->shape) ? xaligned(plain_elems(&conv->shape) * sizeof(float)) : NULL;
         DNNL_OK(dnnl_memory_set_data_handle(conv->packed, conv->weights));
     }
 }
@@ -519,6 +537,7 @@ void cpu_dnnl_conv_close(DnnlConv *conv)
     destroy_memory(conv->residual);
     destroy_memory(conv->scratchpad);
     free(conv->weights);
+    free(conv->expanded);
     free(conv);
 }
 
@@ -529,7 +548,11 @@ const char *cpu_dnnl_conv_name(const DnnlConv *conv)
 
 size_t cpu_dnnl_conv_workspace(const DnnlConv *conv)
 {
-    return conv->scratch_bytes + (conv->shape.kind == CONV_WGRAD ? conv->packed_bytes : 0);
+    if (conv->shape.kind != CONV_WGRAD) {
+        return conv->scratch_bytes;
+    }
+    const size_t whole = is_padded(&conv->shape) ? plain_elems(&conv->shape) * sizeof(float) : 0;
+    return conv->scratch_bytes + conv->packed_bytes + round_up(whole);
 }
 
 static void execute_reorder(const DnnlConv *conv, dnnl_primitive_t reorder, dnnl_memory_t from, dnnl_memory_t to)
@@ -546,7 +569,12 @@ static void set_handle(dnnl_memory_t memory, const void *data)
 void cpu_dnnl_conv_pack(DnnlConv *conv, const float *weights)
 {
     CHECK(conv->shape.kind != CONV_WGRAD, "a weight gradient has no weights to pack");
-    set_handle(conv->plain, weights);
+    const size_t wide = (size_t)(conv->shape.ic / conv->shape.groups);
+    const size_t narrow = (size_t)conv->shape.weight_ic;
+    for (size_t i = 0; conv->expanded && i < plain_elems(&conv->shape) / wide; i++) {
+        memcpy(conv->expanded + i * wide, weights + i * narrow, narrow * sizeof(float));
+    }
+    set_handle(conv->plain, conv->expanded ? conv->expanded : weights);
     execute_reorder(conv, conv->reorder, conv->plain, conv->packed);
 }
 
@@ -569,14 +597,31 @@ static void run_forward(DnnlConv *conv, const ConvArgs *args)
     DNNL_OK(dnnl_primitive_execute(conv->primitive, conv->context->stream, count, list));
 }
 
+/* Drops the gradients of padding channels. */
+static void narrow_gradient(const ConvShape *s, const float *whole, float *grad, bool add)
+{
+    const size_t filters = plain_elems(s) / (size_t)s->ic;
+    for (size_t i = 0; i < filters; i++) {
+        for (int c = 0; c < s->weight_ic; c++) {
+            float *to = grad + i * (size_t)s->weight_ic + (size_t)c;
+            *to = (add ? *to : 0.0f) + whole[i * (size_t)s->ic + (size_t)c];
+        }
+    }
+}
+
 static void run_wgrad(DnnlConv *conv, const ConvArgs *args)
 {
+    float *whole = (float *)(void *)((char *)args->workspace + conv->scratch_bytes + conv->packed_bytes);
     set_handle(conv->packed, (char *)args->workspace + conv->scratch_bytes);
     const dnnl_exec_arg_t list[4] = {{DNNL_ARG_SRC, conv->x}, {DNNL_ARG_DIFF_DST, conv->y},
                                      {DNNL_ARG_DIFF_WEIGHTS, conv->packed}, {DNNL_ARG_SCRATCHPAD, conv->scratchpad}};
     DNNL_OK(dnnl_primitive_execute(conv->primitive, conv->context->stream, 4, list));
-    set_handle(conv->plain, args->grad);
-    execute_reorder(conv, args->add ? conv->reorder_add : conv->reorder, conv->packed, conv->plain);
+    const bool padded = is_padded(&conv->shape);
+    set_handle(conv->plain, padded ? whole : args->grad);
+    execute_reorder(conv, args->add && !padded ? conv->reorder_add : conv->reorder, conv->packed, conv->plain);
+    if (padded) {
+        narrow_gradient(&conv->shape, whole, args->grad, args->add);
+    }
 }
 
 static void run_gemm(DnnlConv *conv, const ConvArgs *args)

@@ -42,7 +42,7 @@ bool cpu_winograd_supports(CpuIsa isa, const ConvShape *s)
 {
     const bool kind = s->kind == CONV_FORWARD || s->kind == CONV_DGRAD;
     return isa == CPU_AVX512_BF16 && kind && s->act == DT_BF16 && s->kernel_h == 3 && s->kernel_w == 3 &&
-           s->stride == 1 && s->pad == 1 && s->groups == 1 && s->ic % LANES == 0 && s->oc % LANES == 0 &&
+           s->stride == 1 && s->pad == 1 && s->groups == 1 && s->weight_ic == s->ic && s->ic % LANES == 0 && s->oc % LANES == 0 &&
            s->w >= 2 && s->h >= 2 && s->w <= WIDTH_MAX;
 }
 

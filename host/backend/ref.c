@@ -58,6 +58,13 @@ void ref_store(DType dtype, void *base, size_t i, double value)
     CHECK(false, "dtype %d", (int)dtype);
 }
 
+double ref_round(DType dtype, double value)
+{
+    double stored;
+    ref_store(dtype, &stored, 0, value);
+    return ref_load(dtype, &stored, 0);
+}
+
 int ref_rows_valid(const RefOp *op, int slot, int n)
 {
     if (slot >= op->node->n_in || !op->in[slot]) {

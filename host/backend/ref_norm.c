@@ -110,14 +110,13 @@ void ref_bn_reduce(const RefOp *op)
     double *sums = op->out[0];
     memset(sums, 0, (2 * c + 1) * sizeof(double));
     for (size_t i = 0; i < tensor_elems(x); i++) {
-        const double dz = y && !(y[i] > 0) ? 0 : op->in[0][i] + (dy2 ? dy2[i] : 0);
+        double dz = i >= valid || (y && !(y[i] > 0)) ? 0 : op->in[0][i] + (dy2 ? dy2[i] : 0);
         if (op->out[1]) {
+            dz = ref_round(ref_out(op, 1)->dtype, dz); /* the sums are of dz as others will read it */
             op->out[1][i] = dz;
         }
-        if (i < valid) {
-            sums[i % c] += dz;
-            sums[c + i % c] += dz * xhat(op->in[1], op->in[2], c, i);
-        }
+        sums[i % c] += dz;
+        sums[c + i % c] += i < valid ? dz * xhat(op->in[1], op->in[2], c, i) : 0;
     }
     sums[2 * c] = (double)(valid / c);
 }

@@ -1,4 +1,5 @@
-/* Builds objectives from plain values: the row contract, the step program, the preparatory passes, the text. */
+/* Builds objectives from plain values: the row contract, the step program, the preparatory passes,
+ * the text. */
 #include "distill/objective.h"
 #include <math.h>
 #include <stdio.h>
@@ -11,7 +12,8 @@ static Err *check_number(const char *key, double value, Range range)
     if (isfinite(value) && low && (range != BELOW_ONE || value < 1)) {
         return NULL;
     }
-    static const char *const must[] = {"be positive", "not be negative", "be at least 0 and below 1"};
+    static const char *const must[] = {"be positive", "not be negative",
+                                       "be at least 0 and below 1"};
     return err_new(EXIT_CONFIG_ERR, "%s = %g must %s", key, value, must[range]);
 }
 
@@ -25,7 +27,8 @@ static Err *check_config(const ObjectiveConfig *c)
     TRY(check_number("kd_weight", (double)c->kd_weight, NOT_NEGATIVE));
     TRY(check_number("energy_temperature", (double)c->energy_temperature, POSITIVE));
     if (c->ce_weight == 0 && c->kd_weight == 0) {
-        return err_new(EXIT_CONFIG_ERR, "ce_weight and kd_weight are both 0: there is nothing to learn from");
+        return err_new(EXIT_CONFIG_ERR,
+                       "ce_weight and kd_weight are both 0: there is nothing to learn from");
     }
     if (c->method == METHOD_KD) {
         return check_number("temperature", (double)c->temperature, POSITIVE);
@@ -36,7 +39,8 @@ static Err *check_config(const ObjectiveConfig *c)
     TRY(check_number("r_low", c->r_low, BELOW_ONE));
     TRY(check_number("r_high", c->r_high, BELOW_ONE));
     if (c->r_low + c->r_high >= 1) {
-        return err_new(EXIT_CONFIG_ERR, "r_low = %g and r_high = %g leave no middle: their sum must be below 1",
+        return err_new(EXIT_CONFIG_ERR,
+                       "r_low = %g and r_high = %g leave no middle: their sum must be below 1",
                        c->r_low, c->r_high);
     }
     return NULL;
@@ -55,7 +59,8 @@ static DistillSpec make_spec(const ObjectiveConfig *c)
     if (c->method == METHOD_NONE) {
         return spec;
     }
-    const RowValue banded = {.source = SOURCE_BAND, .band = {c->t_low_energy, c->t_mid, c->t_high_energy}};
+    const RowValue banded = {.source = SOURCE_BAND,
+                             .band = {c->t_low_energy, c->t_mid, c->t_high_energy}};
     const RowValue temperature = c->method == METHOD_ENERGY_KD ? banded : constant(c->temperature);
     spec.terms[0] = (DistillTerm){.form = FORM_KL,
                                   .factor = FACTOR_TSTT,
@@ -100,9 +105,10 @@ static void write_formula(const ObjectiveConfig *c, char *text, size_t size)
         (void)snprintf(text, size, "loss = %s, T=%g", sum, (double)c->temperature);
     } else {
         (void)snprintf(text, size,
-                       "loss = %s, T=%g for the %g of lowest energy, %g for the %g of highest, else %g; T_E=%g", sum,
-                       (double)c->t_low_energy, c->r_low, (double)c->t_high_energy, c->r_high, (double)c->t_mid,
-                       (double)c->energy_temperature);
+                       "loss = %s, T=%g for the %g of lowest energy, %g for the %g of highest, "
+                       "else %g; T_E=%g",
+                       sum, (double)c->t_low_energy, c->r_low, (double)c->t_high_energy, c->r_high,
+                       (double)c->t_mid, (double)c->energy_temperature);
     }
 }
 
@@ -110,7 +116,8 @@ Err *objective_make(const ObjectiveConfig *config, Objective *out)
 {
     TRY(check_config(config));
     const bool teacher = config->method != METHOD_NONE;
-    *out = (Objective){.spec = make_spec(config), .needs_thresholds = config->method == METHOD_ENERGY_KD};
+    *out = (Objective){.spec = make_spec(config),
+                       .needs_thresholds = config->method == METHOD_ENERGY_KD};
     out->program.phases[0] = (Phase){.name = "main",
                                      .nets = PHASE_STUDENT | (teacher ? PHASE_TEACHER : 0u),
                                      .source = BATCH_STREAM,

@@ -1,5 +1,6 @@
-/* Builders: one call appends one operation with inferred shapes (graph_bn appends the small nodes that batch norm is). A
- * shape that does not fit is a bug in a model and ends the process, naming the node. */
+/* Builders: one call appends one operation with inferred shapes (graph_bn appends the small nodes
+ * that batch norm is). A shape that does not fit is a bug in a model and ends the process, naming
+ * the node. */
 #include "graph/graph.h"
 
 #include "base/err.h"
@@ -10,14 +11,15 @@
 
 static const Tensor *tensor_at(const Graph *g, int id, const char *user)
 {
-    CHECK(id >= 0 && id < g->n_tensors, "'%s' reads tensor %d of a graph with %d", user, id, g->n_tensors);
+    CHECK(id >= 0 && id < g->n_tensors, "'%s' reads tensor %d of a graph with %d", user, id,
+          g->n_tensors);
     return &g->tensors[id];
 }
 
 static const Param *param_at(const Graph *g, int param, const char *user)
 {
-    CHECK(g->params != NULL && param >= 0 && param < g->params->count, "'%s' refers to parameter %d, which is not there",
-          user, param);
+    CHECK(g->params != NULL && param >= 0 && param < g->params->count,
+          "'%s' refers to parameter %d, which is not there", user, param);
     return &g->params->items[param];
 }
 
@@ -95,11 +97,12 @@ int graph_scale(Graph *g)
     return shared_scalar(g, "scale");
 }
 
-int graph_image(Graph *g, const char *name, int u8_images, int channels, const float mean[3], const float std[3])
+int graph_image(Graph *g, const char *name, int u8_images, int channels, const float mean[3],
+                const float std[3])
 {
     const Tensor in = *tensor_at(g, u8_images, name);
-    CHECK(in.dtype == DT_U8 && in.c == 3, "image '%s' wants u8 with 3 channels, got %s with %d", name,
-          dtype_name(in.dtype), in.c);
+    CHECK(in.dtype == DT_U8 && in.c == 3, "image '%s' wants u8 with 3 channels, got %s with %d",
+          name, dtype_name(in.dtype), in.c);
     CHECK(channels >= 3, "image '%s' has %d channels, at least 3 are needed", name, channels);
     const int y = act_tensor(g, name, g->act, u8_images, in.h, in.w, channels);
     Node *node = graph_node(g, OP_IMAGE, name, 1, &u8_images, 1, &y);
@@ -111,27 +114,31 @@ int graph_image(Graph *g, const char *name, int u8_images, int channels, const f
     return y;
 }
 
-int graph_conv(Graph *g, const char *name, int x, int w_param, int bias_param, int stride, int pad, int groups)
+int graph_conv(Graph *g, const char *name, int x, int w_param, int bias_param, int stride, int pad,
+               int groups)
 {
     const Tensor in = *tensor_at(g, x, name);
     const Param *p = param_at(g, w_param, name);
     CHECK(p->role == ROLE_CONV_WEIGHT, "conv '%s': '%s' is no convolution weight", name, p->name);
-    CHECK(stride > 0 && pad >= 0 && groups > 0, "conv '%s': stride %d, pad %d, groups %d", name, stride, pad, groups);
+    CHECK(stride > 0 && pad >= 0 && groups > 0, "conv '%s': stride %d, pad %d, groups %d", name,
+          stride, pad, groups);
     const int out_c = p->shape[0];
     const int in_c = p->shape[1] * groups;
     /* Only the stem's image may carry padding channels; they are zero and ignored. */
-    CHECK(in.c == in_c || (groups == 1 && in.c > in_c), "conv '%s' takes %d channels, '%s' has %d", name, in_c, in.name,
-          in.c);
+    CHECK(in.c == in_c || (groups == 1 && in.c > in_c), "conv '%s' takes %d channels, '%s' has %d",
+          name, in_c, in.name, in.c);
     CHECK(out_c % groups == 0, "conv '%s': %d channels in %d groups", name, out_c, groups);
-    CHECK(in.dtype == g->act, "conv '%s' reads %s in a graph of %s", name, dtype_name(in.dtype), dtype_name(g->act));
+    CHECK(in.dtype == g->act, "conv '%s' reads %s in a graph of %s", name, dtype_name(in.dtype),
+          dtype_name(g->act));
     const int h = window_out(in.h, p->shape[2], stride, pad);
     const int w = window_out(in.w, p->shape[3], stride, pad);
-    CHECK(h > 0 && w > 0, "conv '%s': kernel %d x %d does not fit %d x %d", name, p->shape[2], p->shape[3], in.h, in.w);
+    CHECK(h > 0 && w > 0, "conv '%s': kernel %d x %d does not fit %d x %d", name, p->shape[2],
+          p->shape[3], in.h, in.w);
     const ConvAttr attr = {p->shape[2], p->shape[3], stride, pad, groups, false};
     const int weight = graph_param(g, w_param);
     const int bias = bias_param >= 0 ? graph_param(g, bias_param) : -1;
-    CHECK(bias < 0 || g->tensors[bias].c == out_c, "conv '%s': bias of %d for %d channels", name, g->tensors[bias].c,
-          out_c);
+    CHECK(bias < 0 || g->tensors[bias].c == out_c, "conv '%s': bias of %d for %d channels", name,
+          g->tensors[bias].c, out_c);
     const int y = act_tensor(g, name, g->act, x, h, w, out_c);
     Node *node = graph_node(g, OP_CONV, name, 4, (int[]){x, weight, bias, -1}, 1, &y);
     node->attr.conv = attr;
@@ -140,16 +147,19 @@ int graph_conv(Graph *g, const char *name, int x, int w_param, int bias_param, i
 
 static void bn_check(const Graph *g, const char *name, int channels, int bn_param)
 {
-    static const ParamRole roles[4] = {ROLE_BN_WEIGHT, ROLE_BN_BIAS, ROLE_RUNNING_MEAN, ROLE_RUNNING_VAR};
+    static const ParamRole roles[4] = {ROLE_BN_WEIGHT, ROLE_BN_BIAS, ROLE_RUNNING_MEAN,
+                                       ROLE_RUNNING_VAR};
     for (int i = 0; i < 4; i++) {
         const Param *p = param_at(g, bn_param + i, name);
-        CHECK(p->role == roles[i] && (int)p->count == channels, "batch norm '%s' over %d channels: '%s' does not fit as %d",
-              name, channels, p->name, i);
+        CHECK(p->role == roles[i] && (int)p->count == channels,
+              "batch norm '%s' over %d channels: '%s' does not fit as %d", name, channels, p->name,
+              i);
     }
 }
 
 /* Statistics of this batch, and the running ones when they are to be updated; returns coef. */
-static int bn_batch_coef(Graph *g, const char *name, int x, const int params[4], BnMode mode, BnAttr attr)
+static int bn_batch_coef(Graph *g, const char *name, int x, const int params[4], BnMode mode,
+                         BnAttr attr)
 {
     char part[NAME_MAX_LEN];
     const int channels = g->tensors[x].c;
@@ -159,29 +169,32 @@ static int bn_batch_coef(Graph *g, const char *name, int x, const int params[4],
     graph_node(g, OP_BN_STATS, part, 2, (int[]){x, rows_valid}, 1, &sums)->attr.bn = attr;
     name_join(part, name, "coef");
     const int coef = vector_tensor(g, part, 4 * channels);
-    graph_node(g, OP_BN_FINALIZE, part, 3, (int[]){sums, params[0], params[1]}, 1, &coef)->attr.bn = attr;
+    graph_node(g, OP_BN_FINALIZE, part, 3, (int[]){sums, params[0], params[1]}, 1, &coef)->attr.bn =
+        attr;
     if (mode == BN_TRAIN) {
         name_join(part, name, "running");
-        Node *node =
-            graph_node(g, OP_BN_RUNNING, part, 3, (int[]){sums, params[2], params[3]}, 2, (int[]){params[2], params[3]});
+        Node *node = graph_node(g, OP_BN_RUNNING, part, 3, (int[]){sums, params[2], params[3]}, 2,
+                                (int[]){params[2], params[3]});
         node->attr.bn = attr;
     }
     return coef;
 }
 
-int graph_bn(Graph *g, const char *name, int x, int bn_param, BnMode mode, float eps, float momentum)
+int graph_bn(Graph *g, const char *name, int x, int bn_param, BnMode mode, float eps,
+             float momentum)
 {
     const Tensor in = *tensor_at(g, x, name);
     bn_check(g, name, in.c, bn_param);
-    CHECK(in.dtype == g->act, "batch norm '%s' reads %s in a graph of %s", name, dtype_name(in.dtype),
-          dtype_name(g->act));
-    CHECK(eps > 0.0f && momentum >= 0.0f && momentum <= 1.0f, "batch norm '%s': eps %g, momentum %g", name, (double)eps,
-          (double)momentum);
+    CHECK(in.dtype == g->act, "batch norm '%s' reads %s in a graph of %s", name,
+          dtype_name(in.dtype), dtype_name(g->act));
+    CHECK(eps > 0.0f && momentum >= 0.0f && momentum <= 1.0f,
+          "batch norm '%s': eps %g, momentum %g", name, (double)eps, (double)momentum);
     int params[4];
     for (int i = 0; i < 4; i++) {
         params[i] = graph_param(g, bn_param + i);
     }
-    const BnAttr attr = {.eps = eps, .momentum = momentum, .relu = false, .frozen = mode == BN_EVAL};
+    const BnAttr attr = {
+        .eps = eps, .momentum = momentum, .relu = false, .frozen = mode == BN_EVAL};
     int coef = -1;
     if (mode == BN_EVAL) {
         char part[NAME_MAX_LEN];
@@ -211,8 +224,9 @@ int graph_add(Graph *g, const char *name, int a, int b)
     const Tensor tb = *tensor_at(g, b, name);
     CHECK(ta.n == tb.n && ta.h == tb.h && ta.w == tb.w && ta.c == tb.c && ta.dtype == tb.dtype &&
               ta.batched == tb.batched,
-          "add '%s': '%s' is %s %dx%dx%dx%d, '%s' is %s %dx%dx%dx%d", name, ta.name, dtype_name(ta.dtype), ta.n, ta.h,
-          ta.w, ta.c, tb.name, dtype_name(tb.dtype), tb.n, tb.h, tb.w, tb.c);
+          "add '%s': '%s' is %s %dx%dx%dx%d, '%s' is %s %dx%dx%dx%d", name, ta.name,
+          dtype_name(ta.dtype), ta.n, ta.h, ta.w, ta.c, tb.name, dtype_name(tb.dtype), tb.n, tb.h,
+          tb.w, tb.c);
     const int y = act_tensor(g, name, ta.dtype, a, ta.h, ta.w, ta.c);
     graph_node(g, OP_ADD, name, 2, (int[]){a, b}, 1, &y);
     return y;
@@ -225,7 +239,8 @@ static int pool_shape(Graph *g, const char *name, int x, PoolAttr pool)
           "pool '%s': kernel %d, stride %d, pad %d", name, pool.kernel, pool.stride, pool.pad);
     const int h = window_out(in.h, pool.kernel, pool.stride, pool.pad);
     const int w = window_out(in.w, pool.kernel, pool.stride, pool.pad);
-    CHECK(h > 0 && w > 0, "pool '%s': kernel %d does not fit %d x %d", name, pool.kernel, in.h, in.w);
+    CHECK(h > 0 && w > 0, "pool '%s': kernel %d does not fit %d x %d", name, pool.kernel, in.h,
+          in.w);
     return act_tensor(g, name, in.dtype, x, h, w, in.c);
 }
 
@@ -240,7 +255,8 @@ int graph_avgpool(Graph *g, const char *name, int x, int kernel, int stride, int
 int graph_maxpool(Graph *g, const char *name, int x, int kernel, int stride, int pad)
 {
     const PoolAttr pool = {kernel, stride, pad};
-    CHECK(kernel * kernel <= 256, "pool '%s': the position in a window of %d x %d does not fit a byte", name, kernel,
+    CHECK(kernel * kernel <= 256,
+          "pool '%s': the position in a window of %d x %d does not fit a byte", name, kernel,
           kernel);
     const int y = pool_shape(g, name, x, pool);
     const Tensor out = g->tensors[y];
@@ -256,12 +272,14 @@ int graph_linear(Graph *g, const char *name, int x, int w_param, int bias_param)
     const Tensor in = *tensor_at(g, x, name);
     const Param *p = param_at(g, w_param, name);
     CHECK(p->role == ROLE_LINEAR_WEIGHT, "linear '%s': '%s' is no linear weight", name, p->name);
-    CHECK(in.h == 1 && in.w == 1 && in.c == p->shape[1], "linear '%s' takes 1x1x%d, '%s' is %dx%dx%d", name, p->shape[1],
-          in.name, in.h, in.w, in.c);
+    CHECK(in.h == 1 && in.w == 1 && in.c == p->shape[1],
+          "linear '%s' takes 1x1x%d, '%s' is %dx%dx%d", name, p->shape[1], in.name, in.h, in.w,
+          in.c);
     const int out_c = p->shape[0];
     const int weight = graph_param(g, w_param);
     const int bias = bias_param >= 0 ? graph_param(g, bias_param) : -1;
-    CHECK(bias < 0 || g->tensors[bias].c == out_c, "linear '%s': bias of %d for %d", name, g->tensors[bias].c, out_c);
+    CHECK(bias < 0 || g->tensors[bias].c == out_c, "linear '%s': bias of %d for %d", name,
+          g->tensors[bias].c, out_c);
     const int y = act_tensor(g, name, g->math, x, 1, 1, out_c);
     graph_node(g, OP_LINEAR, name, 3, (int[]){x, weight, bias}, 1, &y);
     return y;
@@ -275,19 +293,26 @@ int graph_cast(Graph *g, const char *name, int x, DType dtype)
     return y;
 }
 
-static void distill_check(const Graph *g, const char *name, const DistillSpec *spec, const int in[DISTILL_IN_COUNT])
+static void distill_check(const Graph *g, const char *name, const DistillSpec *spec,
+                          const int in[DISTILL_IN_COUNT])
 {
-    CHECK(spec->n_terms >= 0 && spec->n_terms <= DISTILL_MAX_TERMS, "distill '%s' has %d terms", name, spec->n_terms);
-    CHECK(in[DISTILL_IN_Z] >= 0 || (spec->statistics_only && in[DISTILL_IN_T] >= 0), "distill '%s' has no logits", name);
-    CHECK(spec->n_terms == 0 || in[DISTILL_IN_T] >= 0, "distill '%s' has terms but no teacher", name);
-    /* A tensor has one writer: what several losses say about one tensor is summed by graph_backward. */
+    CHECK(spec->n_terms >= 0 && spec->n_terms <= DISTILL_MAX_TERMS, "distill '%s' has %d terms",
+          name, spec->n_terms);
+    CHECK(in[DISTILL_IN_Z] >= 0 || (spec->statistics_only && in[DISTILL_IN_T] >= 0),
+          "distill '%s' has no logits", name);
+    CHECK(spec->n_terms == 0 || in[DISTILL_IN_T] >= 0, "distill '%s' has terms but no teacher",
+          name);
+    /* A tensor has one writer: what several losses say about one tensor is summed by
+     * graph_backward. */
     CHECK(!spec->dz_add, "distill '%s': dz_add has no meaning in a graph", name);
     for (int i = 0; i < DISTILL_IN_COUNT; i++) {
-        CHECK(in[i] < g->n_tensors, "distill '%s' reads tensor %d of a graph with %d", name, in[i], g->n_tensors);
+        CHECK(in[i] < g->n_tensors, "distill '%s' reads tensor %d of a graph with %d", name, in[i],
+              g->n_tensors);
     }
 }
 
-int graph_distill(Graph *g, const char *name, const DistillSpec *spec, const int in[DISTILL_IN_COUNT])
+int graph_distill(Graph *g, const char *name, const DistillSpec *spec,
+                  const int in[DISTILL_IN_COUNT])
 {
     distill_check(g, name, spec, in);
     int inputs[DISTILL_IN_COUNT];
@@ -314,6 +339,7 @@ int graph_distill(Graph *g, const char *name, const DistillSpec *spec, const int
     graph_output(g, out[DISTILL_OUT_SUMS], NULL);
     g->specs = xgrow(g->specs, &g->spec_capacity, (size_t)g->n_specs + 1, sizeof g->specs[0]);
     g->specs[g->n_specs] = *spec;
-    graph_node(g, OP_DISTILL, name, DISTILL_IN_COUNT, inputs, DISTILL_OUT_COUNT, out)->attr.distill = g->n_specs++;
+    graph_node(g, OP_DISTILL, name, DISTILL_IN_COUNT, inputs, DISTILL_OUT_COUNT, out)
+        ->attr.distill = g->n_specs++;
     return g->n_nodes - 1;
 }

@@ -1,9 +1,11 @@
-/* Pattern matching on the node list. A match names the nodes of a group and what stands around it; the same matcher serves
- * listing and applying, so a candidate whose nodes an earlier group has taken simply no longer matches. Within one pass
- * the consumer lists stay those of the beginning: a group that meets a node changed in this pass waits for the next.
+/* Pattern matching on the node list. A match names the nodes of a group and what stands around it;
+ * the same matcher serves listing and applying, so a candidate whose nodes an earlier group has
+ * taken simply no longer matches. Within one pass the consumer lists stay those of the beginning: a
+ * group that meets a node changed in this pass waits for the next.
  *
- * A fused node stands in the list where its last needed input exists already: folded convolutions and those with a residual
- * move down to the node whose work they take over, a reduction that masks moves up to the mask's place. */
+ * A fused node stands in the list where its last needed input exists already: folded convolutions
+ * and those with a residual move down to the node whose work they take over, a reduction that masks
+ * moves up to the mask's place. */
 #include "graph/fusion.h"
 
 #include "base/err.h"
@@ -31,8 +33,9 @@ typedef struct {
 
 const char *fuse_name(FusePattern pattern)
 {
-    static const char *const names[FUSE_COUNT] = {"fold_bn",      "conv_relu", "conv_add",    "bn_relu",
-                                                  "bn_add_relu", "add_relu",  "bwd_relu_bn", "bwd_add_relu_bn"};
+    static const char *const names[FUSE_COUNT] = {"fold_bn",     "conv_relu",      "conv_add",
+                                                  "bn_relu",     "bn_add_relu",    "add_relu",
+                                                  "bwd_relu_bn", "bwd_add_relu_bn"};
     CHECK(pattern >= 0 && pattern < FUSE_COUNT, "no such fusion pattern: %d", (int)pattern);
     return names[pattern];
 }
@@ -105,8 +108,8 @@ static bool match_relu(const Pass *p, int i, Op op, Match *m)
     return true;
 }
 
-/* The node `i` of kind `op` feeds an add and nothing else. When both operands come from nodes that could take the add in,
- * the later one does: the other's result then exists. */
+/* The node `i` of kind `op` feeds an add and nothing else. When both operands come from nodes that
+ * could take the add in, the later one does: the other's result then exists. */
 static int match_add(const Pass *p, int i, Op op, int *residual)
 {
     const Node *node = node_at(p, i);
@@ -117,7 +120,8 @@ static int match_add(const Pass *p, int i, Op op, int *residual)
     const Node *sum = node_at(p, add);
     *residual = sum->in[0] == node->out[0] ? sum->in[1] : sum->in[0];
     const int other = producer_op(p, *residual, op);
-    if (other > i && plain_epilogue(node_at(p, other)) && sole_consumer(p, *residual, OP_ADD) == add) {
+    if (other > i && plain_epilogue(node_at(p, other)) &&
+        sole_consumer(p, *residual, OP_ADD) == add) {
         return -1;
     }
     return add;
@@ -165,7 +169,8 @@ static bool match_bn_add_relu(const Pass *p, int i, Match *m)
 /* A reduction that still takes its dz as it comes. */
 static bool plain_reduce(const Node *node, int dz)
 {
-    return node->op == OP_BN_REDUCE && node->in[0] == dz && node->in[4] < 0 && node->in[5] < 0 && node->out[1] < 0;
+    return node->op == OP_BN_REDUCE && node->in[0] == dz && node->in[4] < 0 && node->in[5] < 0 &&
+           node->out[1] < 0;
 }
 
 static bool match_bwd_relu_bn(const Pass *p, int i, Match *m)
@@ -207,7 +212,8 @@ static bool match_bwd_relu_bn(const Pass *p, int i, Match *m)
     return true;
 }
 
-/* node: mask, reduce, [add]. */
+/* node: mask, reduce, [add]. Worth it when dz is wanted elsewhere than in this batch norm, or when
+ * an addition goes in. */
 static bool match_bwd_add_relu_bn(const Pass *p, int i, Match *m)
 {
     const Node *mask = node_at(p, i);
@@ -216,21 +222,23 @@ static bool match_bwd_add_relu_bn(const Pass *p, int i, Match *m)
     }
     const int dz = mask->out[0];
     int reduce = -1;
-    bool others = p->g->tensors[dz].output;
-    for (int u = p->uses.first[dz]; u < p->uses.first[dz + 1]; u++) {
+    for (int u = p->uses.first[dz]; reduce < 0 && u < p->uses.first[dz + 1]; u++) {
         const int user = p->uses.node[u];
-        if (reduce < 0 && usable(p, user) && plain_reduce(node_at(p, user), dz)) {
-            reduce = user;
-        } else {
-            others = true;
-        }
+        reduce = usable(p, user) && plain_reduce(node_at(p, user), dz) ? user : -1;
     }
     if (reduce < 0) {
         return false;
     }
+    bool others = p->g->tensors[dz].output;
+    for (int u = p->uses.first[dz]; u < p->uses.first[dz + 1]; u++) {
+        const Node *user = node_at(p, p->uses.node[u]);
+        const bool own_dx = user->op == OP_BN_DX && user->in[1] == node_at(p, reduce)->in[1];
+        others = others || (p->uses.node[u] != reduce && !own_dx);
+    }
     *m = (Match){{i, reduce}, 2, -1, dz};
     const int add = producer_op(p, mask->in[0], OP_ADD);
-    if (add >= 0 && !node_at(p, add)->attr.bn.relu && sole_consumer(p, mask->in[0], OP_RELU_BWD) == i) {
+    if (add >= 0 && !node_at(p, add)->attr.bn.relu &&
+        sole_consumer(p, mask->in[0], OP_RELU_BWD) == i) {
         m->node[m->n++] = add;
     }
     return others || m->n == 3;
@@ -292,8 +300,8 @@ static void pass_end(Pass *p)
 
 int fusion_candidates(const Graph *g, unsigned enabled, FuseCandidate **out)
 {
-    /* Where patterns compete, the one that saves more memory traffic comes first: dz stored by a reduction that takes in
-     * the sum of two gradients spares one pass against masking twice. */
+    /* Where patterns compete, the one that saves more memory traffic comes first: dz stored by a
+     * reduction that takes in the sum of two gradients spares one pass against masking twice. */
     static const FusePattern order[FUSE_COUNT] = {
         FUSE_FOLD_BN,     FUSE_CONV_RELU, FUSE_CONV_ADD,        FUSE_BN_RELU,
         FUSE_BN_ADD_RELU, FUSE_ADD_RELU,  FUSE_BWD_ADD_RELU_BN, FUSE_BWD_RELU_BN};
@@ -388,7 +396,8 @@ static void apply_relu(Pass *p, const Match *m)
     put_node(p, m->node[0], node);
 }
 
-/* conv or BN_APPLY takes in an add and perhaps a relu behind it; moves to the add's place, where the residual exists. */
+/* conv or BN_APPLY takes in an add and perhaps a relu behind it; moves to the add's place, where
+ * the residual exists. */
 static void apply_add(Pass *p, const Match *m, int residual_slot)
 {
     Graph *g = p->g;
@@ -488,7 +497,8 @@ static void kill_unread_coefficients(Pass *p)
     }
     for (int i = 0; i < p->g->n_nodes; i++) {
         const Node *node = node_at(p, i);
-        if (!p->dead[i] && node->op == OP_BN_INFER && !read[node->out[0]] && !p->g->tensors[node->out[0]].output) {
+        if (!p->dead[i] && node->op == OP_BN_INFER && !read[node->out[0]] &&
+            !p->g->tensors[node->out[0]].output) {
             drop_tensor(p, node->out[0]);
             p->dead[i] = true;
         }
@@ -523,7 +533,8 @@ int fusion_apply(Graph *g, const FuseCandidate *candidates, const bool *verdict,
     for (int i = 0; i < count; i++) {
         const FuseCandidate *c = &candidates[i];
         Match m;
-        if (!verdict[i] || c->node < 0 || c->node >= g->n_nodes || !match_pattern(&p, c->pattern, c->node, &m)) {
+        if (!verdict[i] || c->node < 0 || c->node >= g->n_nodes ||
+            !match_pattern(&p, c->pattern, c->node, &m)) {
             continue;
         }
         const FuseCandidate now = describe(g, c->pattern, c->node, &m);

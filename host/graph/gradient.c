@@ -1,6 +1,7 @@
-/* Reverse-mode differentiation of the node list. One sweep forward marks what a gradient must reach, one sweep backward
- * lets every node turn the gradient of its output into contributions to its inputs. A tensor's contributions are complete
- * when its producer is reached, since consumers come after producers; they are summed in the order in which they arrive. */
+/* Reverse-mode differentiation of the node list. One sweep forward marks what a gradient must
+ * reach, one sweep backward lets every node turn the gradient of its output into contributions to
+ * its inputs. A tensor's contributions are complete when its producer is reached, since consumers
+ * come after producers; they are summed in the order in which they arrive. */
 #include "graph/gradient.h"
 
 #include "internal.h"
@@ -16,7 +17,7 @@ typedef struct {
 
 typedef struct {
     Graph *g;
-    int n_nodes;      /* of the forward graph */
+    int n_nodes; /* of the forward graph */
     int n_tensors;
     bool *needs;      /* a gradient of this tensor leads to something asked for */
     bool *grad_begun; /* per parameter: its GRAD tensor has a writer */
@@ -24,8 +25,8 @@ typedef struct {
 } Backward;
 
 /* Appends a backward node named after the forward node it belongs to. Reallocates g->nodes. */
-static Node *emit(Backward *b, Op op, const Node *of, const char *suffix, int n_in, const int *in, int n_out,
-                  const int *out)
+static Node *emit(Backward *b, Op op, const Node *of, const char *suffix, int n_in, const int *in,
+                  int n_out, const int *out)
 {
     char name[NAME_MAX_LEN];
     name_join(name, of->name, suffix);
@@ -51,7 +52,8 @@ static bool needs(const Backward *b, int tensor)
 static void contribute(Backward *b, int tensor, int grad)
 {
     IdList *list = &b->parts[tensor];
-    list->items = xgrow(list->items, &list->capacity, (size_t)list->count + 1, sizeof list->items[0]);
+    list->items =
+        xgrow(list->items, &list->capacity, (size_t)list->count + 1, sizeof list->items[0]);
     list->items[list->count++] = grad;
 }
 
@@ -62,7 +64,8 @@ static int param_grad(Backward *b, int tensor)
         return -1;
     }
     const Tensor *t = &b->g->tensors[tensor];
-    CHECK(t->kind == TENSOR_PARAM, "'%s' is computed from trainable parameters: build the gradient before fusion", t->name);
+    CHECK(t->kind == TENSOR_PARAM,
+          "'%s' is computed from trainable parameters: build the gradient before fusion", t->name);
     return graph_param_grad(b->g, t->param);
 }
 
@@ -76,7 +79,8 @@ static bool grad_adds(Backward *b, int grad)
 }
 
 /* One node (inputs) -> gradient of a parameter, when that parameter is trained. */
-static void emit_param_grad(Backward *b, Op op, const Node *of, const char *suffix, int n_in, const int *in, int param)
+static void emit_param_grad(Backward *b, Op op, const Node *of, const char *suffix, int n_in,
+                            const int *in, int param)
 {
     const int grad = param_grad(b, param);
     if (grad < 0) {
@@ -89,7 +93,8 @@ static void emit_param_grad(Backward *b, Op op, const Node *of, const char *suff
 }
 
 /* One node (inputs) -> gradient of an activation, when it is needed. */
-static void emit_dx(Backward *b, Op op, const Node *of, const char *suffix, int n_in, const int *in, int x)
+static void emit_dx(Backward *b, Op op, const Node *of, const char *suffix, int n_in, const int *in,
+                    int x)
 {
     if (!needs(b, x)) {
         return;
@@ -102,7 +107,8 @@ static void emit_dx(Backward *b, Op op, const Node *of, const char *suffix, int 
 static Err *conv_backward(Backward *b, const Node *node, int dy)
 {
     if (node->attr.conv.relu || node->in[3] >= 0) {
-        return err_new(EXIT_INTERNAL, "conv '%s' is fused already: build the gradient before fusion", node->name);
+        return err_new(EXIT_INTERNAL,
+                       "conv '%s' is fused already: build the gradient before fusion", node->name);
     }
     emit_dx(b, OP_CONV_DGRAD, node, "dgrad", 2, (int[]){dy, node->in[1]}, node->in[0]);
     emit_param_grad(b, OP_CONV_WGRAD, node, "wgrad", 2, (int[]){node->in[0], dy}, node->in[1]);
@@ -121,7 +127,8 @@ static void linear_backward(Backward *b, const Node *node, int dy)
 static void bn_dparam(Backward *b, const Node *apply, int sums, int gamma, int beta)
 {
     int grads[2] = {param_grad(b, gamma), param_grad(b, beta)};
-    bool adds[2] = {grads[0] >= 0 && grad_adds(b, grads[0]), grads[1] >= 0 && grad_adds(b, grads[1])};
+    bool adds[2] = {grads[0] >= 0 && grad_adds(b, grads[0]),
+                    grads[1] >= 0 && grad_adds(b, grads[1])};
     if (grads[0] >= 0 && grads[1] >= 0 && adds[0] != adds[1]) {
         Node *node = emit(b, OP_BN_DPARAM, apply, "dgamma", 1, &sums, 2, (int[]){grads[0], -1});
         node->accumulate = adds[0];
@@ -134,19 +141,23 @@ static void bn_dparam(Backward *b, const Node *apply, int sums, int gamma, int b
     }
 }
 
-/* Batch norm as one: from its apply node back through coef (and the batch's sums, unless they are constants). */
+/* Batch norm as one: from its apply node back through coef (and the batch's sums, unless they are
+ * constants). */
 static Err *bn_backward(Backward *b, const Node *node, int dy)
 {
     Graph *g = b->g;
     const int x = node->in[0];
     const int coef_node = g->tensors[node->in[1]].producer;
     if (node->attr.bn.relu || node->in[2] >= 0) {
-        return err_new(EXIT_INTERNAL, "batch norm '%s' is fused already: build the gradient before fusion", node->name);
+        return err_new(EXIT_INTERNAL,
+                       "batch norm '%s' is fused already: build the gradient before fusion",
+                       node->name);
     }
     const Op coef_op = coef_node >= 0 ? g->nodes[coef_node].op : OP_COUNT;
     const bool frozen = coef_op == OP_BN_INFER;
     if (!frozen && coef_op != OP_BN_FINALIZE) {
-        return err_new(EXIT_INTERNAL, "batch norm '%s': its coefficients come from no batch norm", node->name);
+        return err_new(EXIT_INTERNAL, "batch norm '%s': its coefficients come from no batch norm",
+                       node->name);
     }
     const Node from = g->nodes[coef_node];
     const int gamma = from.in[frozen ? 0 : 1];
@@ -154,7 +165,9 @@ static Err *bn_backward(Backward *b, const Node *node, int dy)
     if (!frozen) {
         const int stats = g->tensors[from.in[0]].producer;
         if (stats < 0 || g->nodes[stats].op != OP_BN_STATS || g->nodes[stats].in[0] != x) {
-            return err_new(EXIT_INTERNAL, "batch norm '%s': its statistics are not those of its input", node->name);
+            return err_new(EXIT_INTERNAL,
+                           "batch norm '%s': its statistics are not those of its input",
+                           node->name);
         }
     }
     const int rows_valid = graph_rows_valid(g);
@@ -163,8 +176,8 @@ static Err *bn_backward(Backward *b, const Node *node, int dy)
         char name[NAME_MAX_LEN];
         name_join(name, node->name, "bwd_sums");
         sums = graph_tensor(g, name, TENSOR_ACT, g->math, 1, 1, 1, 2 * g->tensors[x].c + 1, false);
-        Node *reduce = emit(b, OP_BN_REDUCE, node, "reduce", 6, (int[]){dy, x, node->in[1], rows_valid, -1, -1}, 2,
-                            (int[]){sums, -1});
+        Node *reduce = emit(b, OP_BN_REDUCE, node, "reduce", 6,
+                            (int[]){dy, x, node->in[1], rows_valid, -1, -1}, 2, (int[]){sums, -1});
         reduce->attr.bn = node->attr.bn;
         reduce->attr.bn.frozen = frozen;
         bn_dparam(b, node, sums, gamma, beta);
@@ -196,7 +209,9 @@ static Err *node_backward(Backward *b, const Node *node, int dy)
         return NULL;
     case OP_ADD:
         if (node->attr.bn.relu) {
-            return err_new(EXIT_INTERNAL, "add '%s' is fused already: build the gradient before fusion", node->name);
+            return err_new(EXIT_INTERNAL,
+                           "add '%s' is fused already: build the gradient before fusion",
+                           node->name);
         }
         for (int k = 0; k < 2; k++) {
             if (needs(b, node->in[k])) {
@@ -214,7 +229,8 @@ static Err *node_backward(Backward *b, const Node *node, int dy)
         emit_dx(b, OP_CAST, node, "bwd", 1, &dy, x);
         return NULL;
     default:
-        return err_new(EXIT_INTERNAL, "%s '%s' has no gradient rule, but a gradient must pass through it",
+        return err_new(EXIT_INTERNAL,
+                       "%s '%s' has no gradient rule, but a gradient must pass through it",
                        op_name(node->op), node->name);
     }
 }
@@ -253,7 +269,8 @@ static void mark_needs(Backward *b, const int *want, int n_want)
 {
     const Graph *g = b->g;
     for (int t = 0; t < b->n_tensors; t++) {
-        b->needs[t] = g->tensors[t].kind == TENSOR_PARAM && g->params->items[g->tensors[t].param].trainable;
+        b->needs[t] =
+            g->tensors[t].kind == TENSOR_PARAM && g->params->items[g->tensors[t].param].trainable;
     }
     for (int i = 0; i < n_want; i++) {
         b->needs[want[i]] = true;
@@ -294,12 +311,14 @@ static Err *seeds_place(Backward *b, const GradSeed *seeds, int n_seeds)
     for (int i = 0; i < n_seeds; i++) {
         CHECK(seeds[i].tensor >= 0 && seeds[i].tensor < b->n_tensors && seeds[i].grad >= 0 &&
                   seeds[i].grad < b->n_tensors,
-              "gradient seed %d refers to tensors %d and %d of %d", i, seeds[i].tensor, seeds[i].grad, b->n_tensors);
+              "gradient seed %d refers to tensors %d and %d of %d", i, seeds[i].tensor,
+              seeds[i].grad, b->n_tensors);
         const Tensor *t = &g->tensors[seeds[i].tensor];
         const Tensor *d = &g->tensors[seeds[i].grad];
         if (t->n != d->n || t->h != d->h || t->w != d->w || t->c != d->c) {
-            return err_new(EXIT_INTERNAL, "gradient '%s' (%dx%dx%dx%d) does not fit '%s' (%dx%dx%dx%d)", d->name, d->n,
-                           d->h, d->w, d->c, t->name, t->n, t->h, t->w, t->c);
+            return err_new(EXIT_INTERNAL,
+                           "gradient '%s' (%dx%dx%dx%d) does not fit '%s' (%dx%dx%dx%d)", d->name,
+                           d->n, d->h, d->w, d->c, t->name, t->n, t->h, t->w, t->c);
         }
         if (b->needs[seeds[i].tensor]) {
             contribute(b, seeds[i].tensor, seeds[i].grad);
@@ -338,18 +357,21 @@ static void wanted_collect(Backward *b, const int *want, int n_want, int *wanted
     }
 }
 
-Err *graph_backward(Graph *g, const GradSeed *seeds, int n_seeds, const int *want, int n_want, int *wanted)
+Err *graph_backward(Graph *g, const GradSeed *seeds, int n_seeds, const int *want, int n_want,
+                    int *wanted)
 {
     Backward b = {.g = g, .n_nodes = g->n_nodes, .n_tensors = g->n_tensors};
     for (int i = 0; i < n_want; i++) {
-        CHECK(want[i] >= 0 && want[i] < g->n_tensors, "gradient of tensor %d of %d is wanted", want[i], g->n_tensors);
+        CHECK(want[i] >= 0 && want[i] < g->n_tensors, "gradient of tensor %d of %d is wanted",
+              want[i], g->n_tensors);
         const Tensor *t = &g->tensors[want[i]];
         CHECK(t->kind != TENSOR_PARAM || g->params->items[t->param].trainable,
               "the gradient of the frozen parameter '%s' is wanted", t->name);
     }
     b.needs = xcalloc((size_t)b.n_tensors + 1, sizeof *b.needs);
     b.parts = xcalloc((size_t)b.n_tensors + 1, sizeof *b.parts);
-    b.grad_begun = xcalloc((size_t)(g->params != NULL ? g->params->count : 0) + 1, sizeof *b.grad_begun);
+    b.grad_begun =
+        xcalloc((size_t)(g->params != NULL ? g->params->count : 0) + 1, sizeof *b.grad_begun);
     mark_needs(&b, want, n_want);
     mark_written_grads(&b);
     Err *err = seeds_place(&b, seeds, n_seeds);

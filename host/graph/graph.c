@@ -1,5 +1,5 @@
-/* The graph as data: growing lists of tensors and nodes, copies, look-ups, stages. Shapes belong to build.c, rules about
- * what is legal to validate.c. */
+/* The graph as data: growing lists of tensors and nodes, copies, look-ups, stages. Shapes belong to
+ * build.c, rules about what is legal to validate.c. */
 #include "graph/graph.h"
 
 #include "base/err.h"
@@ -12,7 +12,8 @@
 void graph_init(Graph *g, const Params *params, int batch, DType act)
 {
     CHECK(batch > 0, "a graph for a batch of %d", batch);
-    CHECK(act == DT_F32 || act == DT_BF16 || act == DT_F16 || act == DT_F64, "activations of type %s", dtype_name(act));
+    CHECK(act == DT_F32 || act == DT_BF16 || act == DT_F16 || act == DT_F64,
+          "activations of type %s", dtype_name(act));
     memset(g, 0, sizeof *g);
     g->params = params;
     g->batch = batch;
@@ -86,11 +87,15 @@ void name_join(char out[NAME_MAX_LEN], const char *base, const char *suffix)
     (void)snprintf(out, NAME_MAX_LEN, "%.*s.%s", NAME_MAX_LEN - 24, base, suffix);
 }
 
-int graph_tensor(Graph *g, const char *name, TensorKind kind, DType dtype, int n, int h, int w, int c, bool batched)
+int graph_tensor(Graph *g, const char *name, TensorKind kind, DType dtype, int n, int h, int w,
+                 int c, bool batched)
 {
-    CHECK(n > 0 && h > 0 && w > 0 && c > 0, "tensor '%s' would be %d x %d x %d x %d", name, n, h, w, c);
-    CHECK(!batched || n == g->batch, "batched tensor '%s' has n = %d in a graph for %d", name, n, g->batch);
-    g->tensors = xgrow(g->tensors, &g->tensor_capacity, (size_t)g->n_tensors + 1, sizeof g->tensors[0]);
+    CHECK(n > 0 && h > 0 && w > 0 && c > 0, "tensor '%s' would be %d x %d x %d x %d", name, n, h, w,
+          c);
+    CHECK(!batched || n == g->batch, "batched tensor '%s' has n = %d in a graph for %d", name, n,
+          g->batch);
+    g->tensors =
+        xgrow(g->tensors, &g->tensor_capacity, (size_t)g->n_tensors + 1, sizeof g->tensors[0]);
     Tensor *t = &g->tensors[g->n_tensors];
     memset(t, 0, sizeof *t);
     (void)snprintf(t->name, sizeof t->name, "%s", name);
@@ -106,7 +111,8 @@ int graph_tensor(Graph *g, const char *name, TensorKind kind, DType dtype, int n
     return g->n_tensors++;
 }
 
-Node *graph_node(Graph *g, Op op, const char *name, int n_in, const int *in, int n_out, const int *out)
+Node *graph_node(Graph *g, Op op, const char *name, int n_in, const int *in, int n_out,
+                 const int *out)
 {
     CHECK(n_in >= 0 && n_in <= NODE_MAX_IN, "%s '%s' has %d inputs", op_name(op), name, n_in);
     CHECK(n_out >= 0 && n_out <= NODE_MAX_OUT, "%s '%s' has %d outputs", op_name(op), name, n_out);
@@ -134,7 +140,8 @@ Node *graph_node(Graph *g, Op op, const char *name, int n_in, const int *in, int
 
 void graph_output(Graph *g, int tensor, const char *name)
 {
-    CHECK(tensor >= 0 && tensor < g->n_tensors, "output %d of a graph with %d tensors", tensor, g->n_tensors);
+    CHECK(tensor >= 0 && tensor < g->n_tensors, "output %d of a graph with %d tensors", tensor,
+          g->n_tensors);
     Tensor *t = &g->tensors[tensor];
     t->output = true;
     if (name != NULL) {
@@ -153,8 +160,9 @@ void graph_assign_stages(Graph *g)
                 continue;
             }
             const Tensor *t = &g->tensors[node->in[k]];
-            const bool from_weights = t->kind == TENSOR_PARAM ||
-                                      (t->producer >= 0 && g->nodes[t->producer].stage == STAGE_WEIGHTS);
+            const bool from_weights =
+                t->kind == TENSOR_PARAM ||
+                (t->producer >= 0 && g->nodes[t->producer].stage == STAGE_WEIGHTS);
             weights = weights || from_weights;
             step = step || !from_weights;
         }
@@ -178,7 +186,8 @@ Uses uses_make(const Graph *g)
     const size_t total = (size_t)uses.first[g->n_tensors + 1] + 1;
     uses.node = xmalloc(total * sizeof(int));
     uses.slot = xmalloc(total * sizeof(int));
-    /* first[t + 1] walks from the start to the end of t's entries, which leaves first[t] at the start. */
+    /* first[t + 1] walks from the start to the end of t's entries, which leaves first[t] at the
+     * start. */
     for (int i = 0; i < g->n_nodes; i++) {
         for (int k = 0; k < g->nodes[i].n_in; k++) {
             if (g->nodes[i].in[k] >= 0) {

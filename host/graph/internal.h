@@ -1,4 +1,5 @@
-/* Small helpers that the graph's own files share. plan_check.c does not include this: it proves the plan by itself. */
+/* Small helpers that the graph's own files share. plan_check.c does not include this: it proves the
+ * plan by itself. */
 #ifndef CUDISTILL_HOST_GRAPH_INTERNAL_H
 #define CUDISTILL_HOST_GRAPH_INTERNAL_H
 
@@ -11,7 +12,8 @@ static inline int window_out(int in, int kernel, int stride, int pad)
     return room < 0 ? 0 : room / stride + 1;
 }
 
-/* The consumers of every tensor, as one entry per (node, slot), in node order: entries first[t] .. first[t+1]-1. */
+/* The consumers of every tensor, as one entry per (node, slot), in node order: entries first[t] ..
+ * first[t+1]-1. */
 typedef struct {
     int *first;
     int *node;

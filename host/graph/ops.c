@@ -1,5 +1,5 @@
-/* Properties of operations that hold for every node of their kind: names, which memory an output may take over, and which
- * outputs are inputs. */
+/* Properties of operations that hold for every node of their kind: names, which memory an output
+ * may take over, and which outputs are inputs. */
 #include "graph/graph.h"
 
 #include "base/err.h"
@@ -42,15 +42,16 @@ const char *op_name(Op op)
 
 int op_inplace_input(Op op, int out_slot, int candidate)
 {
-    /* By preference: gradients die at once, while forward tensors seldom do. Slot 3 of OP_CONV is the residual: the sum is
-     * the last thing the epilogue does with it. */
+    /* By preference: gradients die at once, while forward tensors seldom do. Slot 3 of OP_CONV is
+     * the residual: the sum is the last thing the epilogue does with it. */
     static const struct {
         Op op;
         int out_slot;
         int slots[4];
     } table[] = {
-        {OP_CONV, 0, {3, -1, -1, -1}},     {OP_BN_APPLY, 0, {0, 2, -1, -1}}, {OP_BN_REDUCE, 1, {0, 4, -1, -1}},
-        {OP_BN_DX, 0, {0, 1, 5, -1}},      {OP_RELU, 0, {0, -1, -1, -1}},    {OP_RELU_BWD, 0, {0, 1, -1, -1}},
+        {OP_CONV, 0, {3, -1, -1, -1}},     {OP_BN_APPLY, 0, {0, 2, -1, -1}},
+        {OP_BN_REDUCE, 1, {0, 4, -1, -1}}, {OP_BN_DX, 0, {0, 1, 5, -1}},
+        {OP_RELU, 0, {0, -1, -1, -1}},     {OP_RELU_BWD, 0, {0, 1, -1, -1}},
         {OP_ADD, 0, {0, 1, -1, -1}},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {

@@ -1,11 +1,11 @@
-/* Places tensors and orders steps in three passes: data dependencies give the event waits and the happens-before relation
- * (a bit matrix over steps); tensors that one memory can serve in turn at the same place (in-place outputs) become blocks;
- * blocks get offsets, the biggest first, each in the tightest gap that the blocks it is live together with leave.
- * Sizes dominate quality here: biggest-first is within a few per cent of the lower bound on residual networks. */
+/* Places tensors and orders steps in three passes: data dependencies give the event waits and the
+ * happens-before relation (a bit matrix over steps); tensors that one memory can serve in turn at
+ * the same place (in-place outputs) become blocks; blocks get offsets, the biggest first, each in
+ * the tightest gap that the blocks it is live together with leave. On residual networks this
+ * reaches the lower bound, the most bytes live at one step. */
 #include "graph/plan.h"
 
 #include "base/err.h"
-#include "internal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -22,11 +22,11 @@ typedef struct {
     Graph *g;
     Plan *plan;
     PlanOptions options;
-    uint64_t *before;  /* row s: the steps that end before s begins */
+    uint64_t *before; /* row s: the steps that end before s begins */
     size_t row_words;
-    StepList *uses;    /* per tensor: steps that read or write it, ascending */
-    int *def;          /* per tensor: the step that writes it first, -1 = none */
-    int *block;        /* per tensor: representative of its block (in-place chain), itself when alone */
+    StepList *uses; /* per tensor: steps that read or write it, ascending */
+    int *def;       /* per tensor: the step that writes it first, -1 = none */
+    int *block; /* per tensor: representative of its block (in-place chain), itself when alone */
     int queue_of_prev[MAX_QUEUES];
 } Planner;
 
@@ -35,7 +35,8 @@ static void list_add(StepList *list, int step)
     if (list->count > 0 && list->items[list->count - 1] == step) {
         return;
     }
-    list->items = xgrow(list->items, &list->capacity, (size_t)list->count + 1, sizeof list->items[0]);
+    list->items =
+        xgrow(list->items, &list->capacity, (size_t)list->count + 1, sizeof list->items[0]);
     list->items[list->count++] = step;
 }
 
@@ -68,8 +69,9 @@ static void list_steps(Planner *p)
     plan->weight_nodes = xcalloc((size_t)g->n_nodes + 1, sizeof *plan->weight_nodes);
     for (int i = 0; i < g->n_nodes; i++) {
         const Node *node = &g->nodes[i];
-        CHECK(node->queue >= 0 && node->queue < MAX_QUEUES, "%s '%s' is on queue %d, queues are 0..%d",
-              op_name(node->op), node->name, node->queue, MAX_QUEUES - 1);
+        CHECK(node->queue >= 0 && node->queue < MAX_QUEUES,
+              "%s '%s' is on queue %d, queues are 0..%d", op_name(node->op), node->name,
+              node->queue, MAX_QUEUES - 1);
         if (node->stage == STAGE_WEIGHTS) {
             plan->weight_nodes[plan->n_weight_nodes++] = i;
         } else {
@@ -78,7 +80,8 @@ static void list_steps(Planner *p)
     }
 }
 
-/* What a step touches: its inputs and outputs, and for the two nodes that work on whole arenas every tensor there. */
+/* What a step touches: its inputs and outputs, and for the two nodes that work on whole arenas
+ * every tensor there. */
 typedef struct {
     int *reads, *writes;
     int n_reads, n_writes;
@@ -117,8 +120,9 @@ static int descending(const void *a, const void *b)
     return *(const int *)b - *(const int *)a;
 }
 
-/* Waits of step s for its dependencies on other queues. Latest first: what an earlier wait, the step's own queue or a
- * later dependency implies is left out, so the result is the transitive reduction. */
+/* Waits of step s for its dependencies on other queues. Latest first: what an earlier wait, the
+ * step's own queue or a later dependency implies is left out, so the result is the transitive
+ * reduction. */
 static void step_waits(Planner *p, int s, StepList *deps)
 {
     PlanStep *step = &p->plan->steps[s];
@@ -254,15 +258,16 @@ static void place_fixed(Planner *p)
     }
 }
 
-/* Whether `out`, written by step s, may take over the memory of `in`: same bytes, read at this node in nothing but
- * elementwise slots, and every other use of it over before s begins. */
+/* Whether `out`, written by step s, may take over the memory of `in`: same bytes, read at this node
+ * in nothing but elementwise slots, and every other use of it over before s begins. */
 static bool takes_over(const Planner *p, int s, int out_slot, int in, int out)
 {
     const Node *node = &p->g->nodes[p->plan->steps[s].node];
     const Tensor *ti = &p->g->tensors[in];
     const Tensor *to = &p->g->tensors[out];
-    if (p->plan->at[in].arena != ARENA_ACT || p->plan->at[out].arena != ARENA_ACT || ti->dtype != to->dtype ||
-        ti->batched != to->batched || tensor_bytes(ti) != tensor_bytes(to)) {
+    if (p->plan->at[in].arena != ARENA_ACT || p->plan->at[out].arena != ARENA_ACT ||
+        ti->dtype != to->dtype || ti->batched != to->batched ||
+        tensor_bytes(ti) != tensor_bytes(to)) {
         return false;
     }
     for (int k = 0; k < node->n_in; k++) {

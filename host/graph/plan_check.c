@@ -1,6 +1,6 @@
-/* The proof of a memory plan, written apart from plan.c: happens-before as vector clocks (per step, how far each queue is
- * known to have come) instead of a bit matrix, dependencies recomputed from the graph, every overlapping pair of tensors
- * examined. It shares no helper with the planner. */
+/* The proof of a memory plan, written apart from plan.c: happens-before as vector clocks (per step,
+ * how far each queue is known to have come) instead of a bit matrix, dependencies recomputed from
+ * the graph, every overlapping pair of tensors examined. It shares no helper with the planner. */
 #include "graph/plan.h"
 
 #include "base/err.h"
@@ -21,7 +21,8 @@ typedef struct {
 
 static bool before(const Proof *p, int a, int b)
 {
-    return p->position[a] <= p->clock[(size_t)b * (size_t)p->n_queues + (size_t)p->plan->steps[a].queue];
+    return p->position[a] <=
+           p->clock[(size_t)b * (size_t)p->n_queues + (size_t)p->plan->steps[a].queue];
 }
 
 static const Node *step_op(const Proof *p, int s)
@@ -39,7 +40,8 @@ static char *check_step(const Proof *p, int s)
     }
     const Node *node = &p->g->nodes[step->node];
     if (step->queue != node->queue || step->queue < 0) {
-        return xformat("step %d, '%s', is on queue %d, its node on %d", s, node->name, step->queue, node->queue);
+        return xformat("step %d, '%s', is on queue %d, its node on %d", s, node->name, step->queue,
+                       node->queue);
     }
     for (int i = 0; i < step->n_waits; i++) {
         const int w = step->waits[i];
@@ -50,7 +52,8 @@ static char *check_step(const Proof *p, int s)
             return xformat("the waits of step %d, '%s', are not ascending", s, node->name);
         }
         if (!p->plan->steps[w].records) {
-            return xformat("step %d, '%s', waits for step %d, which records no event", s, node->name, w);
+            return xformat("step %d, '%s', waits for step %d, which records no event", s,
+                           node->name, w);
         }
     }
     return NULL;
@@ -66,14 +69,15 @@ static char *check_coverage(const Proof *p)
         const bool found = weights ? w < p->plan->n_weight_nodes && p->plan->weight_nodes[w] == i
                                    : s < p->plan->n_steps && p->plan->steps[s].node == i;
         if (!found) {
-            return xformat("node %d, '%s', is not where the plan should have it", i, p->g->nodes[i].name);
+            return xformat("node %d, '%s', is not where the plan should have it", i,
+                           p->g->nodes[i].name);
         }
         w += weights ? 1 : 0;
         s += weights ? 0 : 1;
     }
     if (s != p->plan->n_steps || w != p->plan->n_weight_nodes) {
-        return xformat("the plan has %d + %d nodes, the graph %d", p->plan->n_steps, p->plan->n_weight_nodes,
-                       p->g->n_nodes);
+        return xformat("the plan has %d + %d nodes, the graph %d", p->plan->n_steps,
+                       p->plan->n_weight_nodes, p->g->n_nodes);
     }
     for (s = 0; s < p->plan->n_steps; s++) {
         char *wrong = check_step(p, s);
@@ -95,7 +99,8 @@ static void run_clocks(Proof *p)
 {
     const int n_steps = p->plan->n_steps;
     for (int s = 0; s < n_steps; s++) {
-        p->n_queues = p->plan->steps[s].queue >= p->n_queues ? p->plan->steps[s].queue + 1 : p->n_queues;
+        p->n_queues =
+            p->plan->steps[s].queue >= p->n_queues ? p->plan->steps[s].queue + 1 : p->n_queues;
     }
     const size_t width = (size_t)p->n_queues;
     p->position = xcalloc((size_t)n_steps + 1, sizeof *p->position);
@@ -144,7 +149,8 @@ static int touches(const Proof *p, int s, int t)
     return how;
 }
 
-/* Counts the uses of every tensor, or with `fill` enters them; for nodes that work on whole arenas every tensor is tried. */
+/* Counts the uses of every tensor, or with `fill` enters them; for nodes that work on whole arenas
+ * every tensor is tried. */
 static void collect_uses(Proof *p, bool fill)
 {
     const int n = p->g->n_tensors;
@@ -190,16 +196,18 @@ static void list_uses(Proof *p)
     collect_uses(p, true);
 }
 
-/* Of any two uses of a tensor of which at least one writes, the earlier ends before the later begins. */
+/* Of any two uses of a tensor of which at least one writes, the earlier ends before the later
+ * begins. */
 static char *check_dependencies(const Proof *p)
 {
     for (int t = 0; t < p->g->n_tensors; t++) {
         for (int i = p->first[t]; i < p->first[t + 1]; i++) {
             for (int k = p->first[t]; k < i; k++) {
                 if ((p->use_writes[i] || p->use_writes[k]) && !before(p, p->use[k], p->use[i])) {
-                    return xformat("step %d, '%s', does not wait for step %d, '%s', though both use tensor '%s'",
-                                   p->use[i], step_op(p, p->use[i])->name, p->use[k], step_op(p, p->use[k])->name,
-                                   p->g->tensors[t].name);
+                    return xformat("step %d, '%s', does not wait for step %d, '%s', though both "
+                                   "use tensor '%s'",
+                                   p->use[i], step_op(p, p->use[i])->name, p->use[k],
+                                   step_op(p, p->use[k])->name, p->g->tensors[t].name);
                 }
             }
         }
@@ -232,14 +240,16 @@ static char *check_place(const Proof *p, int t, bool used, bool by_weights)
         return xformat("tensor '%s' is in the unknown arena %d", tensor->name, (int)at->arena);
     }
     if (at->bytes < tensor_bytes(tensor)) {
-        return xformat("tensor '%s' has %zu bytes, it needs %zu", tensor->name, at->bytes, tensor_bytes(tensor));
+        return xformat("tensor '%s' has %zu bytes, it needs %zu", tensor->name, at->bytes,
+                       tensor_bytes(tensor));
     }
     if (at->offset % dtype_size(tensor->dtype) != 0) {
         return xformat("tensor '%s' is not aligned: offset %zu", tensor->name, at->offset);
     }
-    if (at->offset > p->plan->arena_bytes[at->arena] || at->bytes > p->plan->arena_bytes[at->arena] - at->offset) {
-        return xformat("tensor '%s' ends at byte %zu of an arena of %zu", tensor->name, at->offset + at->bytes,
-                       p->plan->arena_bytes[at->arena]);
+    if (at->offset > p->plan->arena_bytes[at->arena] ||
+        at->bytes > p->plan->arena_bytes[at->arena] - at->offset) {
+        return xformat("tensor '%s' ends at byte %zu of an arena of %zu", tensor->name,
+                       at->offset + at->bytes, p->plan->arena_bytes[at->arena]);
     }
     Arena arena = tensor->output || by_weights ? ARENA_PERSIST : ARENA_ACT;
     if (tensor->kind == TENSOR_INPUT) {
@@ -248,12 +258,13 @@ static char *check_place(const Proof *p, int t, bool used, bool by_weights)
         const Param *param = &p->g->params->items[tensor->param];
         arena = tensor->kind == TENSOR_GRAD ? ARENA_GRAD : param->arena;
         if (at->offset != param->offset * dtype_size(p->g->math)) {
-            return xformat("tensor '%s' is at %zu, its parameter at element %zu", tensor->name, at->offset,
-                           param->offset);
+            return xformat("tensor '%s' is at %zu, its parameter at element %zu", tensor->name,
+                           at->offset, param->offset);
         }
     }
     if (at->arena != arena) {
-        return xformat("tensor '%s' is in arena %d, it belongs in %d", tensor->name, (int)at->arena, (int)arena);
+        return xformat("tensor '%s' is in arena %d, it belongs in %d", tensor->name, (int)at->arena,
+                       (int)arena);
     }
     return NULL;
 }
@@ -299,8 +310,8 @@ static bool legal_inplace(const Proof *p, int a, int b)
 {
     const Tensor *ta = &p->g->tensors[a];
     const Tensor *tb = &p->g->tensors[b];
-    if (p->first[b] == p->first[b + 1] || p->plan->at[a].offset != p->plan->at[b].offset || ta->dtype != tb->dtype ||
-        tensor_bytes(ta) != tensor_bytes(tb)) {
+    if (p->first[b] == p->first[b + 1] || p->plan->at[a].offset != p->plan->at[b].offset ||
+        ta->dtype != tb->dtype || tensor_bytes(ta) != tensor_bytes(tb)) {
         return false;
     }
     const int s = p->use[p->first[b]];
@@ -345,7 +356,8 @@ static bool may_overlap(const Proof *p, int a, int b)
     if (p->plan->at[a].arena != ARENA_ACT) {
         return false;
     }
-    return all_before(p, a, b) || all_before(p, b, a) || legal_inplace(p, a, b) || legal_inplace(p, b, a);
+    return all_before(p, a, b) || all_before(p, b, a) || legal_inplace(p, a, b) ||
+           legal_inplace(p, b, a);
 }
 
 typedef struct {
@@ -380,13 +392,16 @@ static char *check_overlaps(const Proof *p)
     qsort(extents, (size_t)n, sizeof *extents, by_place);
     char *wrong = NULL;
     for (int i = 0; wrong == NULL && i < n; i++) {
-        for (int k = i + 1; k < n && extents[k].arena == extents[i].arena && extents[k].begin < extents[i].end; k++) {
+        for (int k = i + 1;
+             k < n && extents[k].arena == extents[i].arena && extents[k].begin < extents[i].end;
+             k++) {
             if (!may_overlap(p, extents[i].tensor, extents[k].tensor)) {
                 const Tensor *a = &p->g->tensors[extents[i].tensor];
                 const Tensor *b = &p->g->tensors[extents[k].tensor];
-                wrong = xformat("tensors '%s' [%zu, %zu) and '%s' [%zu, %zu) of arena %d overlap while both are live",
-                                a->name, extents[i].begin, extents[i].end, b->name, extents[k].begin, extents[k].end,
-                                (int)extents[i].arena);
+                wrong = xformat("tensors '%s' [%zu, %zu) and '%s' [%zu, %zu) of arena %d overlap "
+                                "while both are live",
+                                a->name, extents[i].begin, extents[i].end, b->name,
+                                extents[k].begin, extents[k].end, (int)extents[i].arena);
                 break;
             }
         }
@@ -402,7 +417,8 @@ static char *check_ready(const Proof *p)
     int *last = xmalloc(((size_t)count + 1) * sizeof *last);
     memset(last, 0xFF, ((size_t)count + 1) * sizeof *last);
     for (int t = 0; t < p->g->n_tensors; t++) {
-        for (int i = p->first[t]; p->g->tensors[t].kind == TENSOR_GRAD && i < p->first[t + 1]; i++) {
+        for (int i = p->first[t]; p->g->tensors[t].kind == TENSOR_GRAD && i < p->first[t + 1];
+             i++) {
             if (p->use_writes[i]) {
                 last[p->g->tensors[t].param] = p->use[i];
             }
@@ -422,7 +438,8 @@ static char *check_ready(const Proof *p)
 char *plan_check(const Graph *g, const Plan *plan)
 {
     if (plan->n_tensors != g->n_tensors) {
-        return xformat("the plan places %d tensors, the graph has %d", plan->n_tensors, g->n_tensors);
+        return xformat("the plan places %d tensors, the graph has %d", plan->n_tensors,
+                       g->n_tensors);
     }
     Proof p = {.g = g, .plan = plan};
     char *wrong = check_coverage(&p);

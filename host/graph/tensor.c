@@ -1,5 +1,5 @@
-/* Element types and the parameter list. Parameters are few (some hundreds), so look-ups are linear scans and the list is
- * one array; offsets are given once all networks have registered theirs. */
+/* Element types and the parameter list. Parameters are few (some hundreds), so look-ups are linear
+ * scans and the list is one array; offsets are given once all networks have registered theirs. */
 #include "graph/tensor.h"
 
 #include "base/err.h"
@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* 16 floats are one 64-byte line: every parameter starts aligned in fp32, and at 32 bytes in 16-bit copies. */
+/* 16 floats are one 64-byte line: every parameter starts aligned in fp32, and at 32 bytes in 16-bit
+ * copies. */
 enum { PARAM_ALIGN = 16 };
 
 size_t dtype_size(DType dtype)
@@ -73,12 +74,14 @@ static int role_ndim(ParamRole role)
     }
 }
 
-int params_add(Params *params, const char *name, ParamRole role, int ndim, const int *shape, bool trainable,
-               InitKind init, double init_scale)
+int params_add(Params *params, const char *name, ParamRole role, int ndim, const int *shape,
+               bool trainable, InitKind init, double init_scale)
 {
-    CHECK(strlen(name) < PARAM_NAME_MAX, "parameter name '%s' is longer than %d characters", name, PARAM_NAME_MAX - 1);
+    CHECK(strlen(name) < PARAM_NAME_MAX, "parameter name '%s' is longer than %d characters", name,
+          PARAM_NAME_MAX - 1);
     CHECK(params_find(params, name) < 0, "parameter '%s' is registered twice", name);
-    CHECK(ndim == role_ndim(role), "parameter '%s' has %d dimensions, its role has %d", name, ndim, role_ndim(role));
+    CHECK(ndim == role_ndim(role), "parameter '%s' has %d dimensions, its role has %d", name, ndim,
+          role_ndim(role));
     params->items =
         xgrow(params->items, &params->capacity, (size_t)params->count + 1, sizeof params->items[0]);
     Param *p = &params->items[params->count];
@@ -158,7 +161,8 @@ static void param_draw(const Param *p, const char *short_name, uint64_t seed, fl
     }
 }
 
-void params_init(const Params *params, const char *prefix, uint64_t seed, float *const arena[ARENA_COUNT])
+void params_init(const Params *params, const char *prefix, uint64_t seed,
+                 float *const arena[ARENA_COUNT])
 {
     const size_t prefix_len = strlen(prefix);
     for (int i = 0; i < params->count; i++) {
@@ -166,7 +170,8 @@ void params_init(const Params *params, const char *prefix, uint64_t seed, float 
         if (strncmp(p->name, prefix, prefix_len) != 0) {
             continue;
         }
-        CHECK(arena[p->arena] != NULL, "no memory was given for the arena of parameter '%s'", p->name);
+        CHECK(arena[p->arena] != NULL, "no memory was given for the arena of parameter '%s'",
+              p->name);
         param_draw(p, p->name + prefix_len, seed, arena[p->arena] + p->offset);
     }
 }

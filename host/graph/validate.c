@@ -1,5 +1,6 @@
-/* What a legal graph is: every rule about order, kinds, shapes, types and attributes, checked node by node without trusting
- * the code that built or rewrote it. A rule returns NULL or a malloc'ed description. */
+/* What a legal graph is: every rule about order, kinds, shapes, types and attributes, checked node
+ * by node without trusting the code that built or rewrote it. A rule returns NULL or a malloc'ed
+ * description. */
 #include "graph/graph.h"
 
 #include "base/err.h"
@@ -13,18 +14,18 @@ typedef struct {
     const Node *node;
 } Check;
 
-#define REQUIRE(cond, ...)                                                                                             \
-    do {                                                                                                               \
-        if (!(cond)) {                                                                                                 \
-            return xformat(__VA_ARGS__);                                                                               \
-        }                                                                                                              \
+#define REQUIRE(cond, ...)                                                                         \
+    do {                                                                                           \
+        if (!(cond)) {                                                                             \
+            return xformat(__VA_ARGS__);                                                           \
+        }                                                                                          \
     } while (0)
-#define PASS_ON(call)                                                                                                  \
-    do {                                                                                                               \
-        char *wrong_ = (call);                                                                                         \
-        if (wrong_ != NULL) {                                                                                          \
-            return wrong_;                                                                                             \
-        }                                                                                                              \
+#define PASS_ON(call)                                                                              \
+    do {                                                                                           \
+        char *wrong_ = (call);                                                                     \
+        if (wrong_ != NULL) {                                                                      \
+            return wrong_;                                                                         \
+        }                                                                                          \
     } while (0)
 
 static const Tensor *in(const Check *c, int slot)
@@ -39,14 +40,16 @@ static const Tensor *out(const Check *c, int slot)
 
 static char *want_shape(const Tensor *t, const char *what, int n, int h, int w, int ch)
 {
-    REQUIRE(t->n == n && t->h == h && t->w == w && t->c == ch, "%s '%s' is %dx%dx%dx%d, expected %dx%dx%dx%d", what,
-            t->name, t->n, t->h, t->w, t->c, n, h, w, ch);
+    REQUIRE(t->n == n && t->h == h && t->w == w && t->c == ch,
+            "%s '%s' is %dx%dx%dx%d, expected %dx%dx%dx%d", what, t->name, t->n, t->h, t->w, t->c,
+            n, h, w, ch);
     return NULL;
 }
 
 static char *want_dtype(const Tensor *t, const char *what, DType dtype)
 {
-    REQUIRE(t->dtype == dtype, "%s '%s' is %s, expected %s", what, t->name, dtype_name(t->dtype), dtype_name(dtype));
+    REQUIRE(t->dtype == dtype, "%s '%s' is %s, expected %s", what, t->name, dtype_name(t->dtype),
+            dtype_name(dtype));
     return NULL;
 }
 
@@ -54,7 +57,8 @@ static char *want_like(const Tensor *t, const char *what, const Tensor *like)
 {
     PASS_ON(want_shape(t, what, like->n, like->h, like->w, like->c));
     PASS_ON(want_dtype(t, what, like->dtype));
-    REQUIRE(t->batched == like->batched, "%s '%s' and '%s' differ in being batched", what, t->name, like->name);
+    REQUIRE(t->batched == like->batched, "%s '%s' and '%s' differ in being batched", what, t->name,
+            like->name);
     return NULL;
 }
 
@@ -77,11 +81,14 @@ static char *want_grad(const Tensor *t)
     return NULL;
 }
 
-/* Inputs in `needed` (bit = slot) are present and there are at most `count` slots; likewise outputs. */
-static char *want_slots(const Check *c, int count, unsigned needed, int out_count, unsigned out_needed)
+/* Inputs in `needed` (bit = slot) are present and there are at most `count` slots; likewise
+ * outputs. */
+static char *want_slots(const Check *c, int count, unsigned needed, int out_count,
+                        unsigned out_needed)
 {
     REQUIRE(c->node->n_in <= count, "has %d inputs, at most %d are known", c->node->n_in, count);
-    REQUIRE(c->node->n_out <= out_count, "has %d outputs, at most %d are known", c->node->n_out, out_count);
+    REQUIRE(c->node->n_out <= out_count, "has %d outputs, at most %d are known", c->node->n_out,
+            out_count);
     for (int i = 0; i < count; i++) {
         REQUIRE((needed >> i & 1u) == 0 || c->node->in[i] >= 0, "lacks input %d", i);
     }
@@ -110,12 +117,13 @@ static char *check_image(const Check *c)
 static char *check_conv_shapes(const Check *c, const Tensor *x, const Tensor *w, const Tensor *y)
 {
     const ConvAttr *a = &c->node->attr.conv;
-    REQUIRE(a->stride > 0 && a->pad >= 0 && a->groups > 0, "stride %d, pad %d, groups %d", a->stride, a->pad, a->groups);
-    REQUIRE(w->h == a->kernel_h && w->w == a->kernel_w, "kernel is %d x %d, '%s' is %d x %d", a->kernel_h, a->kernel_w,
-            w->name, w->h, w->w);
+    REQUIRE(a->stride > 0 && a->pad >= 0 && a->groups > 0, "stride %d, pad %d, groups %d",
+            a->stride, a->pad, a->groups);
+    REQUIRE(w->h == a->kernel_h && w->w == a->kernel_w, "kernel is %d x %d, '%s' is %d x %d",
+            a->kernel_h, a->kernel_w, w->name, w->h, w->w);
     REQUIRE(w->n % a->groups == 0, "%d channels in %d groups", w->n, a->groups);
-    REQUIRE(x->c == w->c * a->groups || (a->groups == 1 && x->c > w->c), "'%s' has %d channels, the weights take %d",
-            x->name, x->c, w->c * a->groups);
+    REQUIRE(x->c == w->c * a->groups || (a->groups == 1 && x->c > w->c),
+            "'%s' has %d channels, the weights take %d", x->name, x->c, w->c * a->groups);
     PASS_ON(want_dtype(w, "weights", c->g->math));
     PASS_ON(want_dtype(x, "x side", c->g->act));
     PASS_ON(want_dtype(y, "y side", c->g->act));
@@ -288,8 +296,8 @@ static char *check_elementwise(const Check *c, int inputs)
 static char *check_pool_shapes(const Check *c, const Tensor *x, const Tensor *y)
 {
     const PoolAttr *a = &c->node->attr.pool;
-    REQUIRE(a->kernel > 0 && a->stride > 0 && a->pad >= 0 && 2 * a->pad <= a->kernel, "kernel %d, stride %d, pad %d",
-            a->kernel, a->stride, a->pad);
+    REQUIRE(a->kernel > 0 && a->stride > 0 && a->pad >= 0 && 2 * a->pad <= a->kernel,
+            "kernel %d, stride %d, pad %d", a->kernel, a->stride, a->pad);
     PASS_ON(want_dtype(y, "y side", x->dtype));
     REQUIRE(x->batched == y->batched, "'%s' and '%s' differ in being batched", x->name, y->name);
     return want_shape(y, "y side", x->n, window_out(x->h, a->kernel, a->stride, a->pad),
@@ -328,7 +336,8 @@ static char *check_linear_shapes(const Check *c, const Tensor *x, const Tensor *
     PASS_ON(want_shape(w, "weights", w->n, 1, 1, w->c));
     PASS_ON(want_shape(y, "y side", x->n, 1, 1, w->n));
     PASS_ON(want_dtype(w, "weights", c->g->math));
-    REQUIRE(x->dtype == c->g->act || x->dtype == c->g->math, "'%s' is %s", x->name, dtype_name(x->dtype));
+    REQUIRE(x->dtype == c->g->act || x->dtype == c->g->math, "'%s' is %s", x->name,
+            dtype_name(x->dtype));
     REQUIRE(x->batched == y->batched, "'%s' and '%s' differ in being batched", x->name, y->name);
     return want_dtype(y, "y side", c->g->math);
 }
@@ -356,7 +365,8 @@ static char *check_cast(const Check *c)
 {
     PASS_ON(want_slots(c, 1, 1u, 1, 1u));
     const Tensor *x = in(c, 0);
-    REQUIRE(x->batched == out(c, 0)->batched, "'%s' and '%s' differ in being batched", x->name, out(c, 0)->name);
+    REQUIRE(x->batched == out(c, 0)->batched, "'%s' and '%s' differ in being batched", x->name,
+            out(c, 0)->name);
     return want_shape(out(c, 0), "output", x->n, x->h, x->w, x->c);
 }
 
@@ -384,7 +394,8 @@ static char *want_rows(const Check *c, int slot, const char *what, int n, DType 
     }
     PASS_ON(want_dtype(t, what, dtype));
     if (slot == DISTILL_IN_LABELS) {
-        REQUIRE(tensor_elems(t) == (size_t)n, "%s '%s' has %zu elements for %d rows", what, t->name, tensor_elems(t), n);
+        REQUIRE(tensor_elems(t) == (size_t)n, "%s '%s' has %zu elements for %d rows", what, t->name,
+                tensor_elems(t), n);
         return NULL;
     }
     return want_shape(t, what, n, 1, 1, columns > 0 ? columns : t->c);
@@ -395,19 +406,20 @@ static char *check_distill_terms(const DistillSpec *s)
     REQUIRE(s->n_terms >= 0 && s->n_terms <= DISTILL_MAX_TERMS, "has %d terms", s->n_terms);
     for (int i = 0; i < s->n_terms; i++) {
         const DistillTerm *t = &s->terms[i];
-        REQUIRE(t->ts.source != SOURCE_CONST || t->ts.value > 0.0f, "term %d has the student temperature %g", i,
-                (double)t->ts.value);
-        REQUIRE(t->tt.source != SOURCE_CONST || t->tt.value > 0.0f, "term %d has the teacher temperature %g", i,
-                (double)t->tt.value);
-        REQUIRE(t->topk == 0 || t->form == FORM_KL, "term %d restricts a form other than KL to top-k classes", i);
+        REQUIRE(t->ts.source != SOURCE_CONST || t->ts.value > 0.0f,
+                "term %d has the student temperature %g", i, (double)t->ts.value);
+        REQUIRE(t->tt.source != SOURCE_CONST || t->tt.value > 0.0f,
+                "term %d has the teacher temperature %g", i, (double)t->tt.value);
+        REQUIRE(t->topk == 0 || t->form == FORM_KL,
+                "term %d restricts a form other than KL to top-k classes", i);
     }
     return NULL;
 }
 
 static char *check_distill(const Check *c)
 {
-    REQUIRE(c->node->attr.distill >= 0 && c->node->attr.distill < c->g->n_specs, "refers to specification %d of %d",
-            c->node->attr.distill, c->g->n_specs);
+    REQUIRE(c->node->attr.distill >= 0 && c->node->attr.distill < c->g->n_specs,
+            "refers to specification %d of %d", c->node->attr.distill, c->g->n_specs);
     const DistillSpec *s = &c->g->specs[c->node->attr.distill];
     PASS_ON(check_distill_terms(s));
     PASS_ON(want_slots(c, DISTILL_IN_COUNT, 0u, DISTILL_OUT_COUNT, 0u));
@@ -427,11 +439,16 @@ static char *check_distill(const Check *c)
     PASS_ON(want_rows(c, DISTILL_IN_LABELS, "labels", n, DT_I32, 1));
     PASS_ON(want_rows(c, DISTILL_IN_ROW_PARAMS, "row parameters", n, DT_F32, 0));
     PASS_ON(want_rows(c, DISTILL_IN_TARGET_KIND, "target kinds", n, DT_I32, DISTILL_MAX_TARGETS));
-    PASS_ON(want_rows(c, DISTILL_IN_TARGET_WEIGHT, "target weights", n, DT_F32, DISTILL_MAX_TARGETS));
-    PASS_ON(want_rows(c, DISTILL_IN_TARGET_CLASS, "target classes", n, DT_I32, DISTILL_MAX_TARGETS));
-    PASS_ON(want_rows(c, DISTILL_IN_SPARSE_INDEX, "sparse indices", n, DT_I32, DISTILL_MAX_TARGETS * s->sparse_k));
-    PASS_ON(want_rows(c, DISTILL_IN_SPARSE_VALUE, "sparse values", n, DT_F32, DISTILL_MAX_TARGETS * s->sparse_k));
-    PASS_ON(want_rows(c, DISTILL_IN_DENSE, "dense targets", n, DT_F32, DISTILL_MAX_TARGETS * logits->c));
+    PASS_ON(
+        want_rows(c, DISTILL_IN_TARGET_WEIGHT, "target weights", n, DT_F32, DISTILL_MAX_TARGETS));
+    PASS_ON(
+        want_rows(c, DISTILL_IN_TARGET_CLASS, "target classes", n, DT_I32, DISTILL_MAX_TARGETS));
+    PASS_ON(want_rows(c, DISTILL_IN_SPARSE_INDEX, "sparse indices", n, DT_I32,
+                      DISTILL_MAX_TARGETS * s->sparse_k));
+    PASS_ON(want_rows(c, DISTILL_IN_SPARSE_VALUE, "sparse values", n, DT_F32,
+                      DISTILL_MAX_TARGETS * s->sparse_k));
+    PASS_ON(want_rows(c, DISTILL_IN_DENSE, "dense targets", n, DT_F32,
+                      DISTILL_MAX_TARGETS * logits->c));
     const Tensor *dz = out(c, DISTILL_OUT_DZ);
     REQUIRE(s->statistics_only || (z != NULL && dz != NULL && in(c, DISTILL_IN_SCALE) != NULL),
             "wants a gradient but lacks z, dz or scale");
@@ -514,37 +531,43 @@ static char *check_rules(const Check *c)
 static char *check_tensor(const Graph *g, int id)
 {
     const Tensor *t = &g->tensors[id];
-    REQUIRE(t->dtype >= 0 && t->dtype < DT_COUNT, "tensor '%s' has the unknown type %d", t->name, (int)t->dtype);
-    REQUIRE(t->n > 0 && t->h > 0 && t->w > 0 && t->c > 0, "tensor '%s' is %dx%dx%dx%d", t->name, t->n, t->h, t->w, t->c);
-    REQUIRE(!t->batched || t->n == g->batch, "batched tensor '%s' has n = %d in a graph for %d", t->name, t->n, g->batch);
-    REQUIRE(t->producer >= -1 && t->producer < g->n_nodes, "tensor '%s' comes from node %d of %d", t->name, t->producer,
-            g->n_nodes);
+    REQUIRE(t->dtype >= 0 && t->dtype < DT_COUNT, "tensor '%s' has the unknown type %d", t->name,
+            (int)t->dtype);
+    REQUIRE(t->n > 0 && t->h > 0 && t->w > 0 && t->c > 0, "tensor '%s' is %dx%dx%dx%d", t->name,
+            t->n, t->h, t->w, t->c);
+    REQUIRE(!t->batched || t->n == g->batch, "batched tensor '%s' has n = %d in a graph for %d",
+            t->name, t->n, g->batch);
+    REQUIRE(t->producer >= -1 && t->producer < g->n_nodes, "tensor '%s' comes from node %d of %d",
+            t->name, t->producer, g->n_nodes);
     if (t->kind != TENSOR_PARAM && t->kind != TENSOR_GRAD) {
-        REQUIRE(t->kind == TENSOR_ACT || t->producer < 0, "input '%s' is written by a node", t->name);
+        REQUIRE(t->kind == TENSOR_ACT || t->producer < 0, "input '%s' is written by a node",
+                t->name);
         return NULL;
     }
-    REQUIRE(g->params != NULL && t->param >= 0 && t->param < g->params->count, "tensor '%s' refers to parameter %d",
-            t->name, t->param);
+    REQUIRE(g->params != NULL && t->param >= 0 && t->param < g->params->count,
+            "tensor '%s' refers to parameter %d", t->name, t->param);
     const Param *p = &g->params->items[t->param];
-    REQUIRE(t->dtype == g->math && tensor_elems(t) == p->count && !t->batched, "tensor '%s' does not fit parameter '%s'",
-            t->name, p->name);
-    REQUIRE(t->kind == TENSOR_PARAM || p->trainable, "'%s' is the gradient of '%s', which is not trainable", t->name,
-            p->name);
+    REQUIRE(t->dtype == g->math && tensor_elems(t) == p->count && !t->batched,
+            "tensor '%s' does not fit parameter '%s'", t->name, p->name);
+    REQUIRE(t->kind == TENSOR_PARAM || p->trainable,
+            "'%s' is the gradient of '%s', which is not trainable", t->name, p->name);
     return NULL;
 }
 
-/* Ids in range, everything read was written before, one writer per activation, the accumulate flag of gradients. */
+/* Ids in range, everything read was written before, one writer per activation, the accumulate flag
+ * of gradients. */
 static char *check_order(const Check *c, int index, bool *written)
 {
     const Graph *g = c->g;
     const Node *node = c->node;
-    REQUIRE(node->n_in >= 0 && node->n_in <= NODE_MAX_IN && node->n_out >= 0 && node->n_out <= NODE_MAX_OUT,
+    REQUIRE(node->n_in >= 0 && node->n_in <= NODE_MAX_IN && node->n_out >= 0 &&
+                node->n_out <= NODE_MAX_OUT,
             "has %d inputs and %d outputs", node->n_in, node->n_out);
     for (int k = 0; k < node->n_in; k++) {
         const int id = node->in[k];
         REQUIRE(id >= -1 && id < g->n_tensors, "reads tensor %d of %d", id, g->n_tensors);
-        REQUIRE(id < 0 || g->tensors[id].kind != TENSOR_ACT || written[id], "reads '%s' before it is written",
-                g->tensors[id].name);
+        REQUIRE(id < 0 || g->tensors[id].kind != TENSOR_ACT || written[id],
+                "reads '%s' before it is written", g->tensors[id].name);
     }
     for (int k = node->n_in; k < NODE_MAX_IN; k++) {
         REQUIRE(node->in[k] == -1, "has %d inputs but fills slot %d", node->n_in, k);
@@ -557,14 +580,17 @@ static char *check_order(const Check *c, int index, bool *written)
         }
         const Tensor *t = &g->tensors[id];
         REQUIRE(t->kind != TENSOR_INPUT, "writes the input '%s'", t->name);
-        REQUIRE(t->kind != TENSOR_PARAM || op_alias_input(node->op, k) >= 0, "writes the parameter '%s'", t->name);
+        REQUIRE(t->kind != TENSOR_PARAM || op_alias_input(node->op, k) >= 0,
+                "writes the parameter '%s'", t->name);
         if (t->kind == TENSOR_ACT) {
             REQUIRE(!written[id], "writes '%s', which has a writer already", t->name);
-            REQUIRE(t->producer == index, "writes '%s', whose producer is recorded as node %d", t->name, t->producer);
+            REQUIRE(t->producer == index, "writes '%s', whose producer is recorded as node %d",
+                    t->name, t->producer);
         }
         if (t->kind == TENSOR_GRAD) {
-            REQUIRE(node->accumulate == written[id], written[id] ? "overwrites the gradient '%s' instead of adding"
-                                                                 : "adds to the gradient '%s' before it is written",
+            REQUIRE(node->accumulate == written[id],
+                    written[id] ? "overwrites the gradient '%s' instead of adding"
+                                : "adds to the gradient '%s' before it is written",
                     t->name);
         }
         written[id] = true;
@@ -584,15 +610,16 @@ static char *validate_nodes(const Graph *g, bool *written)
             wrong = check_rules(&c);
         }
         if (wrong != NULL) {
-            char *text = xformat("node %d, %s '%s': %s", i, op_name(c.node->op), c.node->name, wrong);
+            char *text =
+                xformat("node %d, %s '%s': %s", i, op_name(c.node->op), c.node->name, wrong);
             free(wrong);
             return text;
         }
     }
     for (int t = 0; t < g->n_tensors; t++) {
         if (g->tensors[t].producer >= 0 && !written[t]) {
-            return xformat("tensor '%s' is not written by its producer, node %d", g->tensors[t].name,
-                           g->tensors[t].producer);
+            return xformat("tensor '%s' is not written by its producer, node %d",
+                           g->tensors[t].name, g->tensors[t].producer);
         }
     }
     return NULL;

@@ -12,7 +12,7 @@ Err *prepare_check_teacher(Run *run)
 {
     const Settings *s = run->settings;
     Exec *exec;
-    TRY(run_eval_exec(run, &run->teacher, TEACHER_PREFIX, &exec));
+    TRY(run_eval_exec(run, &run->teacher, TEACHER_PREFIX, s->eval_batch, &exec));
     exec_refresh(exec, false);
     const EvalResult result = evaluate(exec, run->test_set, true);
     exec_close(exec);
@@ -79,9 +79,12 @@ Err *prepare_passes(Run *run)
 {
     for (int i = 0; i < run->objective.n_preparations; i++) {
         const Preparation *preparation = &run->objective.preparations[i];
-        CHECK(preparation->phase.nets == PHASE_TEACHER, "preparation %d needs more than the teacher", i);
+        const Phase *phase = &preparation->phase;
+        CHECK(phase->nets == PHASE_TEACHER && phase->source == BATCH_PASS, "preparation %s: not a teacher's pass",
+              phase->name);
         Exec *exec;
-        TRY(run_eval_exec(run, &run->teacher, TEACHER_PREFIX, &exec));
+        TRY(run_eval_exec(run, &run->teacher, TEACHER_PREFIX, phase->batch ? phase->batch : run->settings->batch,
+                          &exec));
         exec_refresh(exec, false);
         float *values = xmalloc(run->train_set->count * sizeof *values);
         size_t count = 0;

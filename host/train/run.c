@@ -65,7 +65,7 @@ static Err *open_backend(Run *run, int threads)
     const Settings *s = run->settings;
     const BackendOptions options = {.threads = threads, .choices = &run->choices, .deterministic = s->deterministic};
     TRY(backend_open(s->device, &options, &run->backend));
-    DType act;
+    DType act = DT_F32;
     TRY(precision_choose(run->backend, s->precision, &act));
     DType teacher_act = act;
     if (s->teacher_precision != PRECISION_AUTO) {
@@ -109,14 +109,12 @@ static Err *open_graphs(Run *run)
     TRY(open_exec(run, &g, (int)(run->train_set->count % (uint32_t)s->batch), &run->step));
     nets_update_graph(&run->params, run->student.act, s->decay_norm_bias, &g);
     TRY(open_exec(run, &g, 0, &run->update));
-    return run_eval_exec(run, &run->student, STUDENT_PREFIX, &run->eval);
+    return run_eval_exec(run, &run->student, STUDENT_PREFIX, s->eval_batch, &run->eval);
 }
 
-Err *run_eval_exec(const Run *run, const NetSpec *net, const char *prefix, Exec **exec)
+Err *run_eval_exec(const Run *run, const NetSpec *net, const char *prefix, int batch, Exec **exec)
 {
     const bool as_teacher = strcmp(prefix, TEACHER_PREFIX) == 0;
-    const int wanted = run->settings->eval_batch;
-    const int batch = wanted < (int)run->test_set->count ? wanted : (int)run->test_set->count;
     Graph g;
     TRY(nets_eval_graph(&run->params, net, prefix, run->test_set->classes, run->test_set->height, batch, as_teacher,
                         run->objective.spec.energy_temperature, &g));

@@ -39,6 +39,10 @@ static void run_step(Run *run, const Batch *batch)
     exec_write(run->step, "labels", batch->labels, batch->n * sizeof *batch->labels);
     for (int i = 0; i < run->objective.program.n_phases; i++) {
         const Phase *phase = &run->objective.program.phases[i];
+        CHECK(phase->source == BATCH_STREAM && phase->batch == 0, "phase %s: no such batch here", phase->name);
+        if (run->state.step % phase->every != 0) {
+            continue;
+        }
         exec_run(run->step, &(ExecRun){.rows = (int)batch->n,
                                        .grad_add = phase->gradient == GRADIENT_ADD,
                                        .bn_update = phase->bn == PHASE_BN_UPDATE,
@@ -76,11 +80,11 @@ static Err *account(Run *run, Pace *pace, long images)
                    run->state.nonfinite_streak, run->state.step, (double)run->hyper[HYPER_LR]);
 }
 
-static Err *progress(Run *run, Pace *pace, bool force)
+static Err *progress(Run *run, Pace *pace)
 {
     const double now = now_s();
     const double seconds = now - pace->last_line;
-    if (pace->interval.steps == 0 || (!force && seconds < run->settings->log_every_s)) {
+    if (seconds < run->settings->log_every_s) {
         return NULL;
     }
     const Meter *m = &pace->interval;
@@ -186,10 +190,11 @@ static Err *train_batch(Run *run, const Batch *batch, Pace *pace, double wait_s,
     st->epoch_meter.data_wait_s += wait_s;
     st->train_seconds += seconds;
     *stop = (epoch_ended && (int)st->epoch + 1 == s->schedule.epochs) || st->step == s->max_steps;
-    TRY(progress(run, pace, epoch_ended || *stop));
+    TRY(progress(run, pace));
     if (epoch_ended || *stop) {
+        const double before = now_s();
         TRY(end_epoch(run, epoch_ended));
-        pace->last_line = now_s();
+        pace->last_line += now_s() - before; /* evaluation does not count as training time */
     }
     if (checkpoint_due(run, epoch_ended) || *stop || signals_pending()) {
         TRY(run_save(run));

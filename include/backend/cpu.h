@@ -80,6 +80,7 @@ typedef struct {
     int n, h, w, ic; /* of x (and dx) */
     int oh, ow, oc;  /* of y (and dy) */
     int kernel_h, kernel_w, stride, pad, groups;
+    int weight_ic; /* input channels of the weights, per group; fewer than ic where x has padding channels (one group) */
     bool bias, residual, relu; /* CONV_FORWARD */
 } ConvShape;
 

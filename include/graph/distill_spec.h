@@ -28,7 +28,7 @@ typedef enum {
     SOURCE_CONST, /* value */
     SOURCE_ROW,   /* column `column` of the row-parameter input (F32 [n, columns]) */
     SOURCE_BAND,  /* temperatures only: band[0..2] by teacher energy < theta[0] | between | > theta[1] */
-    SOURCE_WSL    /* weights only: value * (1 - exp(-CE_s / CE_t)), detached (Zhou et al. 2021) */
+    SOURCE_WSL    /* weights only: value * (1 - exp(-CE_s / CE_t)), detached (Zhou et al. 2021); value where CE_t = 0 */
 } ValueSource;
 
 typedef struct {
@@ -54,8 +54,10 @@ typedef struct {
     TermFactor factor;
     RowValue weight; /* a */
     RowValue ts, tt; /* temperatures, > 0 */
-    bool zscore;     /* LSKD: z and t replaced by (x - mean)/(sd + 1e-7), sd unbiased (C-1); Sun et al. 2024 */
-    int topk;        /* 0 = all classes; else q is restricted to the teacher's k most probable classes (KL only) */
+    bool zscore;     /* LSKD: z and t replaced by (x - mean)/(sd + 1e-7), sd unbiased (C-1); Sun et al. 2024. For the whole
+                        term, NKD's target part included; after the edit */
+    int topk;        /* 0 = all classes; else q is restricted to the teacher's k most probable classes (KL only), after the
+                        edit, lowest index of ties */
     bool topk_renorm; /* both distributions renormalised over those classes; else p over all, q as it is */
     RowEdit edit;
     float edit_delta;
@@ -111,7 +113,7 @@ enum {
     ROW_CE_T,     /* -log q1_y */
     ROW_PMAX,     /* max p1 */
     ROW_QMAX,     /* max q1 */
-    ROW_SARG,     /* argmax z (lowest index of ties), as a float */
+    ROW_SARG,     /* argmax z (lowest index of ties), as a float; a row with NaN or +inf has none: -1, and rank C */
     ROW_TARG,     /* argmax t */
     ROW_SRANK,    /* classes k with z_k > z_y, plus those k < y with z_k = z_y: top-5 right when < 5 */
     ROW_TRANK,    /* the same of t */
@@ -120,8 +122,8 @@ enum {
     ROW_T0,       /* student temperature of term 0 */
     ROW_A0,       /* weight of term 0 */
     ROW_TERM,     /* 8 columns: factor_k * form_k (NKD: all of it), before a_k */
-    ROW_DT = ROW_TERM + DISTILL_MAX_TERMS, /* 8 columns: d(factor*form)/dT with Ts = Tt = T moving together; FORM_KL only
-                                              without top-k; 0 otherwise */
+    ROW_DT = ROW_TERM + DISTILL_MAX_TERMS, /* 8 columns: d(factor*form)/dT with Ts and Tt moving together (d/dTs + d/dTt);
+                                              FORM_KL only without top-k; 0 otherwise */
     ROW_FIELDS = ROW_DT + DISTILL_MAX_TERMS + 2
 };
 
@@ -139,7 +141,7 @@ enum {
     SUM_CE_S,    /* -log p1_y: the validation loss */
     SUM_CE_T,
     SUM_TERM,    /* 8: a_k * factor_k * form_k */
-    SUM_NONFINITE = SUM_TERM + DISTILL_MAX_TERMS, /* rows whose loss is not finite */
+    SUM_NONFINITE = SUM_TERM + DISTILL_MAX_TERMS, /* rows whose loss (without z: energy) is not finite */
     SUM_FIELDS
 };
 

@@ -17,7 +17,8 @@ typedef enum {
     FUSE_BN_ADD_RELU,    /* BN_APPLY -> add -> relu */
     FUSE_ADD_RELU,       /* add -> relu */
     FUSE_BWD_RELU_BN,    /* RELU_BWD -> BN_REDUCE, BN_DX: mask from y, dz never stored (only consumers) */
-    FUSE_BWD_ADD_RELU_BN, /* [ADD ->] RELU_BWD -> BN_REDUCE writing dz (dz has other consumers: a residual branch) */
+    FUSE_BWD_ADD_RELU_BN, /* [ADD ->] RELU_BWD -> BN_REDUCE writing dz, where dz has other consumers (a residual
+                             branch) or an ADD goes in; preferred to FUSE_BWD_RELU_BN where both match */
     FUSE_COUNT
 } FusePattern;
 

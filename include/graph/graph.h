@@ -33,7 +33,8 @@ typedef enum {
     OP_BN_APPLY,    /* (x, coef, [residual] F, [rows_valid]) -> y = x*scale + shift (+ residual) (relu if attr.bn.relu F);
                        rows beyond rows_valid become zero */
     OP_BN_REDUCE,   /* (dy, x, coef, rows_valid, [dy2] F, [y] F) -> (sums, [dz] F);
-                       dz = (dy + dy2) * [y > 0] where y is given; sums over the valid rows */
+                       dz = (dy + dy2) * [y > 0] where y is given, zero beyond rows_valid, rounded to
+                       its type before it is summed where it is stored; sums over the valid rows */
     OP_BN_DPARAM,   /* (sums) -> (dgamma, dbeta) (GRAD) */
     OP_BN_DX,       /* (dz, x, coef, sums, rows_valid, [y] F) -> dx = scale*(dz' - sum_dz/count - xhat*sum_dzx/count),
                        dz' = dz*[y>0] where y is given; zero beyond rows_valid. attr.bn.frozen: dx = scale*dz', no sums */

@@ -11,8 +11,8 @@ Err *prepare_check_teacher(Run *run);
  * last batch, a column of the row exports collected and turned into what the loss reads (Energy KD: state.theta). */
 Err *prepare_passes(Run *run);
 
-/* An evaluation graph of one of the run's networks, bound to its weights. */
-Err *run_eval_exec(const Run *run, const NetSpec *net, const char *prefix, Exec **exec);
+/* An evaluation graph of one of the run's networks, bound to its weights, for batches of up to `batch` images. */
+Err *run_eval_exec(const Run *run, const NetSpec *net, const char *prefix, int batch, Exec **exec);
 /* The activation type for a wanted precision on this backend; EXIT_NO_DEVICE when it cannot be had. */
 Err *precision_choose(Backend *backend, Precision wanted, DType *act);
 

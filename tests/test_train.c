@@ -1,0 +1,245 @@
+/* Whole runs on a small drawn data set: resume gives the same bits, in the middle of an epoch too; what must not change
+ * between the parts of a run is refused; the teacher's check, the energy scan and the policy on non-finite gradients. */
+#include "base/files.h"
+#include "io/weights.h"
+#include "train/train.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { MAX_OVERRIDES = 24 };
+
+typedef struct {
+    char dir[64];
+    char *teacher; /* weights of a resnet8 that was trained a little */
+} Fixture;
+
+/* Overrides of all runs: 300 images, so that an epoch has 9 whole batches of 32 and one of 12. */
+static const char *const common[] = {
+    "data.kind=synthetic", "data.options=classes=4,train=300,test=120", "student.model=resnet8", "train.batch=32",
+    "schedule.kind=cosine", "schedule.epochs=2",                        "eval.batch=50",         "dist.threads=2",
+    "log.every_s=1000",
+};
+enum { COMMON = sizeof common / sizeof common[0] };
+
+/* An override may be given once: one in `extra` takes the place of a common one. */
+static bool replaced(const char *override, const char *const *extra)
+{
+    const size_t key = strcspn(override, "=") + 1;
+    for (int i = 0; extra && extra[i]; i++) {
+        if (strncmp(extra[i], override, key) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Runs with the common overrides and `extra` (NULL-terminated) in DIR/name. */
+static Err *run_in(const Fixture *f, const char *name, Resume resume, const char *const *extra, RunResult *result)
+{
+    const char *overrides[MAX_OVERRIDES];
+    size_t count = 0;
+    for (int i = 0; i < COMMON; i++) {
+        if (!replaced(common[i], extra)) {
+            overrides[count++] = common[i];
+        }
+    }
+    char *out = xformat("run.out=%s/%s", f->dir, name);
+    overrides[count++] = out;
+    for (int i = 0; extra && extra[i]; i++) {
+        overrides[count++] = extra[i];
+    }
+    Settings settings;
+    Err *err = settings_load(NULL, overrides, count, &settings);
+    if (!err) {
+        err = train_run(&settings, resume, result);
+        settings_free(&settings);
+    }
+    free(out);
+    return err;
+}
+
+static void assert_fine(Err *err)
+{
+    if (err) {
+        fail_msg("%s", err->message);
+    }
+}
+
+static void assert_code(Err *err, ExitCode code, const char *part)
+{
+    assert_non_null(err);
+    assert_int_equal(err->code, code);
+    if (!strstr(err->message, part)) {
+        fail_msg("'%s' is not in '%s'", part, err->message);
+    }
+    err_free(err);
+}
+
+static void weights_hash(const Fixture *f, const char *name, char hash[33])
+{
+    char *path = xformat("%s/%s/student_last.safetensors", f->dir, name);
+    assert_fine(file_hash_hex(path, hash));
+    free(path);
+}
+
+static int open_fixture(void **state)
+{
+    Fixture *f = xcalloc(1, sizeof *f);
+    snprintf(f->dir, sizeof f->dir, "/tmp/cudistill-train-XXXXXX");
+    assert_non_null(mkdtemp(f->dir));
+    RunResult result;
+    assert_fine(run_in(f, "teacher", RESUME_AUTO, (const char *[]){"schedule.epochs=6", NULL}, &result));
+    assert_true(result.last_top1 > 30.0); /* chance is 25 */
+    f->teacher = xformat("teacher.weights=%s/teacher/student_last.safetensors", f->dir);
+    *state = f;
+    return 0;
+}
+
+static int close_fixture(void **state)
+{
+    Fixture *f = *state;
+    err_free(dir_remove(f->dir));
+    free(f->teacher);
+    free(f);
+    return 0;
+}
+
+/* 20 steps at once = 7 steps, resume (in the middle of an epoch), 6 more, resume (second epoch), the rest. */
+static void resume_is_exact(void **state)
+{
+    const Fixture *f = *state;
+    const char *method[] = {"distill.method=energy_kd", "teacher.model=resnet8", f->teacher, NULL, NULL};
+    RunResult whole;
+    assert_fine(run_in(f, "whole", RESUME_AUTO, method, &whole));
+    assert_int_equal(whole.steps, 20);
+    const char *const stops[] = {"train.max_steps=7", "train.max_steps=13", "train.max_steps=0"};
+    RunResult parts;
+    for (int i = 0; i < 3; i++) {
+        method[3] = stops[i];
+        assert_fine(run_in(f, "parts", i == 0 ? RESUME_AUTO : RESUME_MUST, method, &parts));
+    }
+    char a[33];
+    char b[33];
+    weights_hash(f, "whole", a);
+    weights_hash(f, "parts", b);
+    assert_string_equal(a, b);
+    assert_int_equal(parts.steps, 20);
+    assert_float_equal(whole.last_top1, parts.last_top1, 0.0);
+    /* Another seed gives other weights: the comparison can fail. */
+    method[3] = "run.seed=2";
+    assert_fine(run_in(f, "other", RESUME_AUTO, method, NULL));
+    weights_hash(f, "other", b);
+    assert_string_not_equal(a, b);
+}
+
+static void a_finished_run_is_not_repeated(void **state)
+{
+    const Fixture *f = *state;
+    RunResult first;
+    RunResult again;
+    assert_fine(run_in(f, "twice", RESUME_AUTO, NULL, &first));
+    assert_fine(run_in(f, "twice", RESUME_AUTO, NULL, &again));
+    assert_int_equal(first.steps, again.steps);
+    assert_float_equal(first.last_top1, again.last_top1, 0.0);
+    assert_float_equal(first.train_seconds, again.train_seconds, 0.0);
+}
+
+static void drift_is_refused(void **state)
+{
+    const Fixture *f = *state;
+    assert_fine(run_in(f, "drift", RESUME_AUTO, (const char *[]){"train.max_steps=3", NULL}, NULL));
+    assert_code(run_in(f, "drift", RESUME_AUTO, (const char *[]){"run.seed=9", NULL}, NULL), EXIT_CONFIG_ERR,
+                "run.seed");
+    assert_code(run_in(f, "drift", RESUME_AUTO, (const char *[]){"student.model=resnet14", NULL}, NULL),
+                EXIT_CONFIG_ERR, "student.model");
+    assert_code(run_in(f, "drift", RESUME_AUTO, (const char *[]){"data.options=classes=4,train=301,test=120", NULL},
+                       NULL),
+                EXIT_CONFIG_ERR, "data");
+    assert_code(run_in(f, "drift", RESUME_NEVER, NULL, NULL), EXIT_CANT_CREATE, "--resume never");
+    assert_code(run_in(f, "nothing-here", RESUME_MUST, NULL, NULL), EXIT_NO_INPUT, "no checkpoint");
+}
+
+static void the_teacher_is_checked(void **state)
+{
+    const Fixture *f = *state;
+    const char *const wrong[] = {"distill.method=kd", "teacher.model=resnet8", f->teacher, "teacher.expect_top1=99.9",
+                                 NULL};
+    assert_code(run_in(f, "teacher-check", RESUME_AUTO, wrong, NULL), EXIT_TEACHER, "expected 99.90");
+    const char *const other[] = {"distill.method=kd", "teacher.model=resnet14", f->teacher, NULL};
+    assert_code(run_in(f, "teacher-model", RESUME_AUTO, other, NULL), EXIT_BAD_DATA, "resnet8");
+    char *made = path_join(f->dir, "teacher-model");
+    assert_false(path_exists(made)); /* nothing is created before the input is right */
+    free(made);
+}
+
+/* Both pairings are configuration, and they are different losses. */
+static void pairings_differ(void **state)
+{
+    const Fixture *f = *state;
+    const char *paper[] = {"distill.method=energy_kd", "teacher.model=resnet8", f->teacher,
+                           "energy_kd.t_low_energy=6", "energy_kd.t_high_energy=2", "train.max_steps=3", NULL};
+    assert_fine(run_in(f, "paper", RESUME_AUTO, paper, NULL));
+    paper[3] = "energy_kd.t_low_energy=2";
+    paper[4] = "energy_kd.t_high_energy=6";
+    assert_fine(run_in(f, "code", RESUME_AUTO, paper, NULL));
+    paper[3] = "energy_kd.t_low_energy=4";
+    paper[4] = "energy_kd.t_high_energy=4";
+    assert_fine(run_in(f, "all4", RESUME_AUTO, paper, NULL));
+    paper[0] = "distill.method=kd";
+    assert_fine(run_in(f, "kd", RESUME_AUTO, paper, NULL));
+    char hash[4][33];
+    const char *const names[] = {"paper", "code", "all4", "kd"};
+    for (int i = 0; i < 4; i++) {
+        weights_hash(f, names[i], hash[i]);
+    }
+    assert_string_not_equal(hash[0], hash[1]);
+    assert_string_not_equal(hash[0], hash[2]);
+    assert_string_equal(hash[2], hash[3]); /* one temperature for all bands is plain KD, bit for bit */
+}
+
+static void a_gradient_that_is_not_finite_stops_the_run(void **state)
+{
+    const Fixture *f = *state;
+    const char *const wild[] = {"optim.lr=1e6", "optim.weight_decay=1e6", "train.max_nonfinite=4",
+                                "schedule.kind=constant", "train.precision=fp32", NULL};
+    assert_code(run_in(f, "wild", RESUME_AUTO, wild, NULL), EXIT_NOT_FINITE, "4 updates in a row");
+}
+
+static void clipping_changes_the_run(void **state)
+{
+    const Fixture *f = *state;
+    const char *clip[] = {"optim.clip_grad=0.01", "train.max_steps=3", NULL};
+    assert_fine(run_in(f, "clipped", RESUME_AUTO, clip, NULL));
+    clip[0] = "optim.clip_grad=1e9";
+    assert_fine(run_in(f, "loose", RESUME_AUTO, clip, NULL));
+    clip[0] = "optim.clip_grad=0";
+    assert_fine(run_in(f, "free", RESUME_AUTO, clip, NULL));
+    char hash[3][33];
+    weights_hash(f, "clipped", hash[0]);
+    weights_hash(f, "loose", hash[1]);
+    weights_hash(f, "free", hash[2]);
+    assert_string_not_equal(hash[0], hash[2]);
+    assert_string_equal(hash[1], hash[2]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(resume_is_exact),
+        cmocka_unit_test(a_finished_run_is_not_repeated),
+        cmocka_unit_test(drift_is_refused),
+        cmocka_unit_test(the_teacher_is_checked),
+        cmocka_unit_test(pairings_differ),
+        cmocka_unit_test(a_gradient_that_is_not_finite_stops_the_run),
+        cmocka_unit_test(clipping_changes_the_run),
+    };
+    return cmocka_run_group_tests(tests, open_fixture, close_fixture);
+}
