@@ -38,7 +38,7 @@ static const char CONFIG[] = "tests/configs/kill.ini";
 enum { RESULT_COLUMNS = 13 };
 
 typedef struct {
-    char dir[64];  /* removed at the end */
+    char dir[64]; /* removed at the end */
     char *program;
     char *teacher; /* "teacher.weights=..." */
     Rng rng;
@@ -76,22 +76,14 @@ static pid_t launch(const Fixture *f, const Mode *mode, const char *out)
     char *set_out = xformat("run.out=%s", out);
     char *log = xformat("%s.log", out);
     const char *const plain[] = {f->program, "train", "--set", set_out, CONFIG, NULL};
-    const char *const distil[] = {f->program,
-                                  "train",
-                                  "--resume",
-                                  "auto",
-                                  "--set",
-                                  set_out,
-                                  "--set",
-                                  "teacher.model=resnet8",
-                                  "--set",
-                                  f->teacher,
-                                  "--set",
-                                  "distill.method=energy_kd",
-                                  "--set",
-                                  mode != NULL ? mode->deterministic : "",
-                                  CONFIG,
-                                  NULL};
+    const char *const distil[] = {f->program, "train",
+                                  "--resume", "auto",
+                                  "--set",    set_out,
+                                  "--set",    "teacher.model=resnet8",
+                                  "--set",    f->teacher,
+                                  "--set",    "distill.method=energy_kd",
+                                  "--set",    mode != NULL ? mode->deterministic : "",
+                                  CONFIG,     NULL};
     (void)fflush(NULL);
     const pid_t pid = fork();
     assert_true(pid >= 0);
@@ -101,8 +93,8 @@ static pid_t launch(const Fixture *f, const Mode *mode, const char *out)
         const int fd = open(log, O_WRONLY | O_CREAT | O_TRUNC, 0666);
         (void)dup2(fd, STDOUT_FILENO);
         (void)dup2(fd, STDERR_FILENO);
-        /* exec takes its words without const and does not write to them. */
-        (void)execv(f->program, (char *const *)(uintptr_t)(mode != NULL ? distil : plain));
+        /* exec wants its words without const and does not write to them. */
+        (void)execv(f->program, (char *const *)(mode != NULL ? distil : plain));
         _exit(127);
     }
     free(log);
@@ -196,7 +188,8 @@ static void journal_line(const json_t *object, Journal *out)
         out->resumes++;
     } else if (strcmp(event, "epoch") == 0) {
         out->epochs++;
-        out->in_order = out->in_order && json_integer_value(json_object_get(object, "epoch")) == out->epochs;
+        out->in_order =
+            out->in_order && json_integer_value(json_object_get(object, "epoch")) == out->epochs;
     }
 }
 
@@ -229,7 +222,8 @@ static void assert_same_file(const char *a_dir, const char *b_dir, const char *n
     FileMap right;
     assert_ok(file_map(a, &left));
     assert_ok(file_map(b, &right));
-    if (left.size == 0 || left.size != right.size || memcmp(left.data, right.data, left.size) != 0) {
+    if (left.size == 0 || left.size != right.size ||
+        memcmp(left.data, right.data, left.size) != 0) {
         fail_msg("%s and %s differ", a, b);
     }
     file_unmap(&left);
@@ -287,12 +281,14 @@ static long assess_kill(const char *out, Totals *totals)
     const long newest = newest_checkpoint(out);
     const Journal journal = journal_read(out);
     if (newest < journal.checkpoint) {
-        fail_msg("%s: newest checkpoint %ld, and %ld was recorded", out, newest, journal.checkpoint);
+        fail_msg("%s: newest checkpoint %ld, and %ld was recorded", out, newest,
+                 journal.checkpoint);
     }
     const long redone = journal.last - (newest > 0 ? newest : 0);
     if (redone > EVERY) {
-        fail_msg("%s: step %ld was recorded, the newest checkpoint is %ld: more than %d steps are lost", out,
-                 journal.last, newest, (int)EVERY);
+        fail_msg(
+            "%s: step %ld was recorded, the newest checkpoint is %ld: more than %d steps are lost",
+            out, journal.last, newest, (int)EVERY);
     }
     totals->kills++;
     totals->after_checkpoint += newest >= 0 ? 1 : 0;
@@ -301,7 +297,8 @@ static long assess_kill(const char *out, Totals *totals)
 }
 
 /* A launch that came as far as its log must have resumed where the newest checkpoint was. */
-static void assess_resume(const char *out, long expected, const Journal *before, bool completed, Totals *totals)
+static void assess_resume(const char *out, long expected, const Journal *before, bool completed,
+                          Totals *totals)
 {
     const Journal now = journal_read(out);
     if (expected < 0) {
@@ -324,7 +321,8 @@ static int kill_trial(Fixture *f, const Mode *mode, const char *out, Totals *tot
         const Journal before = journal_read(out);
         const pid_t pid = launch(f, mode, out);
         int status = 0;
-        const bool completed = ended_within(pid, mode->full_s * (double)rng_uniform(&f->rng), &status);
+        const bool completed =
+            ended_within(pid, mode->full_s * (double)rng_uniform(&f->rng), &status);
         if (!completed) {
             assert_int_equal(kill(pid, SIGKILL), 0);
             assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -389,10 +387,11 @@ static Totals kill_trials(Fixture *f, const Mode *mode, int wanted)
         assert_ok(dir_remove(out));
         free(out);
     }
-    print_message("kill -9, %s: %d of %d trials bit-identical; %d kills, %d after a checkpoint; %d resumes; at most "
+    print_message("kill -9, %s: %d of %d trials bit-identical; %d kills, %d after a checkpoint; %d "
+                  "resumes; at most "
                   "%ld steps redone (interval %d); undisturbed run %.2f s, all %.0f s\n",
-                  mode->deterministic, trials, wanted, totals.kills, totals.after_checkpoint, totals.resumed,
-                  totals.most_redone, (int)EVERY, mode->full_s, now_s() - begin);
+                  mode->deterministic, trials, wanted, totals.kills, totals.after_checkpoint,
+                  totals.resumed, totals.most_redone, (int)EVERY, mode->full_s, now_s() - begin);
     return totals;
 }
 
@@ -441,7 +440,8 @@ typedef struct {
 } SignalCase;
 
 /* false: the run was over before the signal came. */
-static bool signal_trial(Fixture *f, const Mode *mode, const char *out, const SignalCase *one, double *slowest_s)
+static bool signal_trial(Fixture *f, const Mode *mode, const char *out, const SignalCase *one,
+                         double *slowest_s)
 {
     const pid_t pid = launch(f, mode, out);
     int status = 0;
@@ -489,7 +489,8 @@ static void test_signals(void **state)
             assert_ok(dir_remove(out));
             free(out);
         }
-        print_message("%s: %d of %d trials left with %d and a checkpoint, and resumed bit-identical; slowest %.2f s\n",
+        print_message("%s: %d of %d trials left with %d and a checkpoint, and resumed "
+                      "bit-identical; slowest %.2f s\n",
                       cases[c].name, trials, SIGNAL_TRIALS, cases[c].code, slowest_s);
     }
     mode_close(&mode);
@@ -530,7 +531,8 @@ static int setup(void **state)
     const char *program = getenv("CUDISTILL");
     f->program = xstrdup(program != NULL && program[0] != '\0' ? program : "build/cudistill");
     if (access(f->program, X_OK) != 0 || !path_exists(CONFIG)) {
-        (void)fprintf(stderr, "no program '%s', or no %s here: build first, and run from the tree's root\n",
+        (void)fprintf(stderr,
+                      "no program '%s', or no %s here: build first, and run from the tree's root\n",
                       f->program, CONFIG);
         return -1;
     }

@@ -90,8 +90,8 @@ static inline void assert_err(Err *err, ExitCode code, const char *part)
 {
     assert_non_null(err);
     if (err->code != code || strstr(err->message, part) == NULL) {
-        fail_msg("code %d, message '%s'; expected code %d and '%s'", (int)err->code, err->message, (int)code,
-                 part);
+        fail_msg("code %d, message '%s'; expected code %d and '%s'", (int)err->code, err->message,
+                 (int)code, part);
     }
     err_free(err);
 }

@@ -57,8 +57,9 @@ static void test_keep_last_and_best(void **state)
     assert_listing(place->root, "best latest step-000000003 step-000000006 step-000000007 ");
     assert_ok(save(place->root, 8, 100, 0));
     assert_ok(save(place->root, 9, 100, -1));
-    assert_listing(place->root, "best latest step-000000003 step-000000006 step-000000007 step-000000008 "
-                                "step-000000009 ");
+    assert_listing(place->root,
+                   "best latest step-000000003 step-000000006 step-000000007 step-000000008 "
+                   "step-000000009 ");
     assert_err(checkpoint_mark(place->root, "best", 77), EXIT_NO_INPUT, "step-000000077");
     assert_link(place->root, "best", "step-000000006");
 }
@@ -81,7 +82,8 @@ static void test_no_space(void **state)
 {
     const Place *place = *state;
     Payload payload = {.step = 3, .size = 100};
-    assert_err(checkpoint_save(place->root, 3, (size_t)1 << 62, 2, write_payload, &payload), EXIT_IO, "MB free");
+    assert_err(checkpoint_save(place->root, 3, (size_t)1 << 62, 2, write_payload, &payload),
+               EXIT_IO, "MB free");
     assert_listing(place->root, "");
 }
 
@@ -308,11 +310,13 @@ static void test_fall_back(void **state)
     char *path = NULL;
     /* Twice: now there are only folders set aside, and that is no fresh start either. */
     for (int i = 0; i < 2; i++) {
-        assert_err(checkpoint_newest(place->root, &path), EXIT_IO, "5 checkpoints and all are damaged");
+        assert_err(checkpoint_newest(place->root, &path), EXIT_IO,
+                   "5 checkpoints and all are damaged");
         assert_null(path);
     }
-    assert_listing(place->root, "latest step-000000010.corrupt step-000000020.corrupt "
-                                "step-000000030.corrupt step-000000040.corrupt step-000000040.corrupt-2 ");
+    assert_listing(place->root,
+                   "latest step-000000010.corrupt step-000000020.corrupt "
+                   "step-000000030.corrupt step-000000040.corrupt step-000000040.corrupt-2 ");
     free(stale);
 }
 
@@ -355,7 +359,7 @@ static void test_lock(void **state)
     assert_int_equal(read(ends[0], &ready, 1), 1);
     assert_int_equal(ready, 'y');
     int fd = 7;
-    char *owner = xformat("locked by process %d on host ", (int)pid);
+    char *owner = xformat("locked by pid %d host ", (int)pid);
     assert_err(run_lock(place->dir, &fd), EXIT_CANT_CREATE, owner);
     assert_int_equal(fd, -1);
     assert_err(run_lock(place->dir, &fd), EXIT_CANT_CREATE, place->dir);

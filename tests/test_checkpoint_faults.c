@@ -27,7 +27,8 @@ static struct {
     FaultKind kind;
     int at, calls, error;
     bool no_exchange; /* a file system without RENAME_EXCHANGE */
-    bool real_fsync;  /* else fsync does nothing: no test cuts the power, and the disk would take most of the time */
+    bool
+        real_fsync; /* else fsync does nothing: no test cuts the power, and the disk would take most of the time */
 } fault;
 
 enum { CRASHED = 99 };
@@ -354,7 +355,8 @@ static void test_kill(void **state)
     long acknowledged = 1;
     int ahead = 0;
     for (int i = 0; i < KILLS; i++) {
-        acknowledged = kill_once(place->root, acknowledged + 1, acknowledged, 2.0 * one_s * rng_uniform(&rng));
+        acknowledged =
+            kill_once(place->root, acknowledged + 1, acknowledged, 2.0 * one_s * rng_uniform(&rng));
         const long newest = newest_step(place->root, MEGABYTE);
         if (newest < acknowledged || newest > acknowledged + 1) {
             fail_msg("kill %d: newest %ld, acknowledged %ld", i, newest, acknowledged);
@@ -362,8 +364,8 @@ static void test_kill(void **state)
         ahead += newest > acknowledged ? 1 : 0;
         acknowledged = newest;
     }
-    print_message("%d kills: %ld saves of 1 MB, %.1f ms each; %d kills between rename and return\n", KILLS,
-                  acknowledged, 1e3 * one_s, ahead);
+    print_message("%d kills: %ld saves of 1 MB, %.1f ms each; %d kills between rename and return\n",
+                  KILLS, acknowledged, 1e3 * one_s, ahead);
     assert_in_range(acknowledged, 20, 100000);
 }
 

@@ -35,8 +35,8 @@ static void assert_err(Err *err, ExitCode code, const char *part)
 {
     assert_non_null(err);
     if (err->code != code || strstr(err->message, part) == NULL) {
-        fail_msg("code %d, message '%s'; expected code %d and '%s'", (int)err->code, err->message, (int)code,
-                 part);
+        fail_msg("code %d, message '%s'; expected code %d and '%s'", (int)err->code, err->message,
+                 (int)code, part);
     }
     err_free(err);
 }
@@ -120,8 +120,9 @@ static void assert_events(const char *path, const char *expected)
         json_t *object = json_line(&lines, i);
         assert_true((json_object_get(object, "schema") != NULL) == (i == 0));
         const json_t *step = json_object_get(object, "step");
-        char *longer = xformat("%s%s:%d ", text, json_string_value(json_object_get(object, "event")),
-                               step != NULL ? (int)json_integer_value(step) : -1);
+        char *longer =
+            xformat("%s%s:%d ", text, json_string_value(json_object_get(object, "event")),
+                    step != NULL ? (int)json_integer_value(step) : -1);
         free(text);
         text = longer;
         json_decref(object);
@@ -282,12 +283,14 @@ static void test_epochs(void **state)
     Lines lines;
     lines_read(place->csv, &lines);
     assert_int_equal(lines.count, 3);
-    assert_string_equal(lines.lines[0],
-                        "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,step,train_ce,train_top1,"
-                        "teacher_top1,agreement,train_term1,train_term2,eval_count,images_per_s,seconds,"
-                        "data_share,best");
-    assert_string_equal(lines.lines[1], "1,2.5,2.125,41.25,71.5,0.05,782,1.25,40.5,75.53,50,0.75,0.5,10000,"
-                                        "1234.5,40.5,0.01,1");
+    assert_string_equal(
+        lines.lines[0],
+        "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,step,train_ce,train_top1,"
+        "teacher_top1,agreement,train_term1,train_term2,eval_count,images_per_s,seconds,"
+        "data_share,best");
+    assert_string_equal(lines.lines[1],
+                        "1,2.5,2.125,41.25,71.5,0.05,782,1.25,40.5,75.53,50,0.75,0.5,10000,"
+                        "1234.5,40.5,0.01,1");
     assert_string_equal(lines.lines[2],
                         "2,nan,,,,0.05,1564,1.25,40.5,75.53,50,0.75,0.5,,1234.5,40.5,0.01,0");
     lines_free(&lines);
@@ -319,7 +322,8 @@ static void write_run(const Place *place)
         }
     }
     metrics_close(metrics);
-    assert_events(place->jsonl, "open:-1 step:10 step:20 epoch:20 step:30 step:40 epoch:40 step:50 ");
+    assert_events(place->jsonl,
+                  "open:-1 step:10 step:20 epoch:20 step:30 step:40 epoch:40 step:50 ");
 }
 
 static void append_raw(const char *path, const char *text, size_t size)
@@ -358,7 +362,8 @@ static void test_resume(void **state)
     const Place *place = *state;
     write_run(place);
     resume_at(place, 40);
-    assert_events(place->jsonl, "open:-1 step:10 step:20 epoch:20 step:30 step:40 epoch:40 resume:40 ");
+    assert_events(place->jsonl,
+                  "open:-1 step:10 step:20 epoch:20 step:30 step:40 epoch:40 resume:40 ");
     assert_epochs(place->csv, "1 2 ");
     resume_at(place, 39);
     assert_events(place->jsonl, "open:-1 step:10 step:20 epoch:20 step:30 resume:39 ");
@@ -391,8 +396,9 @@ static void test_resume_after_damage(void **state)
     append_raw(place->jsonl, "\0\0\0\0\n{\"step\":\"x\"}\n[1]\n{\"step\":7}", 32);
     append_raw(place->csv, "\0\0\0\0\n4,5\n3,1,1,1,1,1,x,\n", 24);
     resume_at(place, 50);
-    assert_events(place->jsonl, "open:-1 step:10 step:20 epoch:20 step:30 step:40 epoch:40 step:50 resume:50 "
-                                "resume:50 ");
+    assert_events(place->jsonl,
+                  "open:-1 step:10 step:20 epoch:20 step:30 step:40 epoch:40 step:50 resume:50 "
+                  "resume:50 ");
     assert_epochs(place->csv, "1 2 ");
     /* Without its first line, or without the files, a log begins anew. */
     assert_int_equal(truncate(place->jsonl, 5), 0);
@@ -463,7 +469,8 @@ static int write_beyond_limit(Metrics *metrics)
     for (long step = 1; step < 1000; step++) {
         Err *err = metrics_event(metrics, "step", step, "\"text\":\"0123456789\"");
         if (err != NULL) {
-            const bool right = err->code == EXIT_IO && strstr(err->message, "metrics.jsonl") != NULL;
+            const bool right =
+                err->code == EXIT_IO && strstr(err->message, "metrics.jsonl") != NULL;
             err_free(err);
             return right ? 0 : 3;
         }

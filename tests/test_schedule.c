@@ -11,6 +11,8 @@
 
 #include <cmocka.h>
 
+#include "python.h"
+
 /* A handful of roundings of fp64 on values of the size of lr. */
 static void assert_rate(double found, double expected)
 {
@@ -127,27 +129,6 @@ static void test_warmup(void **state)
 
 /* ---- PyTorch ---- */
 
-static const char ORACLE[] =
-    "import sys\n"
-    "try:\n"
-    "    import torch\n"
-    "except ImportError:\n"
-    "    sys.exit(3)\n"
-    "from torch.optim import lr_scheduler as s\n"
-    "def show(make, n, lr):\n"
-    "    opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)\n"
-    "    sched = make(opt)\n"
-    "    for _ in range(n):\n"
-    "        print('%.17g' % opt.param_groups[0]['lr'])\n"
-    "        opt.step()\n"
-    "        sched.step()\n"
-    "show(lambda o: s.MultiStepLR(o, [150, 180, 210], 0.1), 240, 0.05)\n"
-    "show(lambda o: s.CosineAnnealingLR(o, 40, 0.001), 40, 0.1)\n"
-    "show(lambda o: s.LinearLR(o, 1.0, 0.01, 50), 50, 0.2)\n"
-    "show(lambda o: s.CosineAnnealingLR(o, 3 * 7, 0.0), 21, 0.1)\n"
-    "show(lambda o: s.SequentialLR(o, [s.LinearLR(o, 0.1, 1.0, 10),\n"
-    "     s.CosineAnnealingLR(o, 30, 0.0)], [10]), 40, 0.4)\n";
-
 typedef struct {
     Schedule schedule;
     int epochs, steps_per_epoch;
@@ -166,45 +147,44 @@ static void compare_with(FILE *oracle, const Case *one)
             const double found = schedule_lr(&one->schedule, epoch, step, one->steps_per_epoch);
             const double error = fabs(found - expected) / one->schedule.lr;
             if (!(error <= one->relative)) {
-                fail_msg("kind %d, epoch %d, step %d: %.17g, PyTorch %.17g", (int)one->schedule.kind, epoch,
-                         step, found, expected);
+                fail_msg("kind %d, epoch %d, step %d: %.17g, PyTorch %.17g",
+                         (int)one->schedule.kind, epoch, step, found, expected);
             }
             worst = fmax(worst, error);
         }
     }
-    print_message("kind %d: largest error %.2g of lr, allowed %.2g\n", (int)one->schedule.kind, worst,
-                  one->relative);
+    print_message("kind %d: largest error %.2g of lr, allowed %.2g\n", (int)one->schedule.kind,
+                  worst, one->relative);
 }
 
 static void test_against_pytorch(void **state)
 {
     (void)state;
-    char script[] = "/tmp/test_schedule_XXXXXX";
-    const int fd = mkstemp(script);
-    assert_true(fd >= 0);
-    FILE *file = fdopen(fd, "w");
-    assert_non_null(file);
-    (void)fputs(ORACLE, file);
-    assert_int_equal(fclose(file), 0);
-    const char *python = getenv("CUDISTILL_PYTHON");
-    char *command = xformat("'%s' -W ignore %s 2>/dev/null", python != NULL ? python : "python3", script);
-    FILE *oracle = popen(command, "r");
-    free(command);
-    assert_non_null(oracle);
-    const int first = fgetc(oracle);
-    if (first == EOF) {
-        (void)pclose(oracle);
-        (void)remove(script);
-        print_message("skipped: no Python with torch (set CUDISTILL_PYTHON)\n");
+    if (!python_has("torch")) {
+        python_skip("torch");
         skip();
     }
-    (void)ungetc(first, oracle);
+    FILE *oracle = python_open("tests/test_schedule_torch.py");
+    assert_non_null(oracle);
     const Case cases[] = {
         {recipe_of_repdistiller(), 240, 1, 4 * 0x1p-53},
-        {{.kind = SCHEDULE_COSINE, .lr = 0.1, .min_lr = 0.001, .epochs = 40}, 40, 1, 64 * 0x1p-53 * 40},
-        {{.kind = SCHEDULE_LINEAR, .lr = 0.2, .min_lr = 0.002, .epochs = 50}, 50, 1, 8 * 0x1p-53 * 50},
-        {{.kind = SCHEDULE_COSINE, .lr = 0.1, .epochs = 3, .per_step = true}, 3, 7, 64 * 0x1p-53 * 21},
-        {{.kind = SCHEDULE_COSINE, .lr = 0.4, .epochs = 4, .warmup_epochs = 1, .warmup_start = 0.04,
+        {{.kind = SCHEDULE_COSINE, .lr = 0.1, .min_lr = 0.001, .epochs = 40},
+         40,
+         1,
+         64 * 0x1p-53 * 40},
+        {{.kind = SCHEDULE_LINEAR, .lr = 0.2, .min_lr = 0.002, .epochs = 50},
+         50,
+         1,
+         8 * 0x1p-53 * 50},
+        {{.kind = SCHEDULE_COSINE, .lr = 0.1, .epochs = 3, .per_step = true},
+         3,
+         7,
+         64 * 0x1p-53 * 21},
+        {{.kind = SCHEDULE_COSINE,
+          .lr = 0.4,
+          .epochs = 4,
+          .warmup_epochs = 1,
+          .warmup_start = 0.04,
           .per_step = true},
          4,
          10,
@@ -214,8 +194,7 @@ static void test_against_pytorch(void **state)
         compare_with(oracle, &cases[i]);
     }
     assert_int_equal(fgetc(oracle), EOF);
-    assert_int_equal(pclose(oracle), 0);
-    assert_int_equal(remove(script), 0);
+    assert_int_equal(python_close(oracle), 0);
 }
 
 int main(void)

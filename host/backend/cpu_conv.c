@@ -17,7 +17,8 @@ typedef struct {
     ConvShape shape;
     DnnlConv *dnnl;
     Winograd *winograd;
-} CpuConv;
+    WinogradGrad *winograd_grad;
+} CpuConv; /* one of the three is set */
 
 static const char *const KIND_NAMES[] = {"conv_fwd", "conv_dgrad", "conv_wgrad"};
 
@@ -69,12 +70,23 @@ static void conv_close(CpuConv *conv)
 {
     cpu_dnnl_conv_close(conv->dnnl);
     cpu_winograd_close(conv->winograd);
+    cpu_winograd_grad_close(conv->winograd_grad);
     conv->dnnl = NULL;
     conv->winograd = NULL;
+    conv->winograd_grad = NULL;
+}
+
+static bool winograd_fits(const Cpu *cpu, const ConvShape *shape)
+{
+    return cpu_winograd_supports(cpu->isa, shape) || cpu_winograd_grad_supports(cpu->isa, shape, cpu->threads);
 }
 
 static Err *conv_open(CpuConv *conv, const Cpu *cpu, int choice)
 {
+    if (choice == CHOICE_WINOGRAD && conv->shape.kind == CONV_WGRAD) {
+        conv->winograd_grad = cpu_winograd_grad_open(&conv->shape, cpu->threads);
+        return NULL;
+    }
     if (choice == CHOICE_WINOGRAD) {
         conv->winograd = cpu_winograd_open(&conv->shape, cpu->threads);
         return NULL;
@@ -84,6 +96,9 @@ static Err *conv_open(CpuConv *conv, const Cpu *cpu, int choice)
 
 static size_t conv_workspace(const CpuConv *conv)
 {
+    if (conv->winograd_grad) {
+        return cpu_winograd_grad_workspace(conv->winograd_grad);
+    }
     return conv->winograd ? cpu_winograd_workspace(conv->winograd) : cpu_dnnl_conv_workspace(conv->dnnl);
 }
 
@@ -91,6 +106,8 @@ static void conv_run(const CpuConv *conv, const ConvArgs *args)
 {
     if (conv->winograd) {
         cpu_winograd_run(conv->winograd, args);
+    } else if (conv->winograd_grad) {
+        cpu_winograd_grad_run(conv->winograd_grad, args);
     } else {
         cpu_dnnl_conv_run(conv->dnnl, args);
     }
@@ -160,7 +177,7 @@ static double time_choice(const CpuConv *like, const Cpu *cpu, int choice)
         munmap(memory.base, memory.bytes);
     }
     log_debug("%s %dx%dx%d-%d: %s %.0f us", KIND_NAMES[conv.shape.kind], conv.shape.h, conv.shape.w, conv.shape.ic,
-              conv.shape.oc, conv.winograd ? "winograd" : cpu_dnnl_conv_name(conv.dnnl), best * 1e6);
+              conv.shape.oc, conv.dnnl ? cpu_dnnl_conv_name(conv.dnnl) : "winograd", best * 1e6);
     conv_close(&conv);
     return best;
 }
@@ -170,7 +187,7 @@ static int time_choices(const CpuConv *conv, const Cpu *cpu, int dnnl_ways)
     int best = 0;
     double best_s = 1e30;
     for (int way = 0; way <= dnnl_ways; way++) {
-        if (way == dnnl_ways && !cpu_winograd_supports(cpu->isa, &conv->shape)) {
+        if (way == dnnl_ways && !winograd_fits(cpu, &conv->shape)) {
             continue;
         }
         const int choice = way == dnnl_ways ? CHOICE_WINOGRAD : way;
@@ -186,7 +203,7 @@ static int time_choices(const CpuConv *conv, const Cpu *cpu, int dnnl_ways)
 static bool choice_is_valid(const CpuConv *conv, const Cpu *cpu, int choice, int dnnl_ways)
 {
     if (choice == CHOICE_WINOGRAD) {
-        return cpu_winograd_supports(cpu->isa, &conv->shape);
+        return winograd_fits(cpu, &conv->shape);
     }
     return choice >= 0 && choice < dnnl_ways;
 }
@@ -199,7 +216,7 @@ static int choose(const Backend *backend, const CpuConv *conv, const Cpu *cpu, i
     char *key = shape_key(&conv->shape, cpu);
     int choice = choices_get(backend->choices, key);
     if (!choice_is_valid(conv, cpu, choice, dnnl_ways)) {
-        const bool single = dnnl_ways == 1 && !cpu_winograd_supports(cpu->isa, &conv->shape);
+        const bool single = dnnl_ways == 1 && !winograd_fits(cpu, &conv->shape);
         choice = single ? 0 : time_choices(conv, cpu, dnnl_ways);
         choices_put(backend->choices, key, choice);
     }

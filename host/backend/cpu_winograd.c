@@ -14,16 +14,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/half.h"
 #include "cpu_isa.h"
-
-enum { TILES = 48, LANES = 16, POSITIONS = 16, ROW_PAD = 64, WIDTH_MAX = 256 };
 
 #ifdef CPU_X86
 #include <immintrin.h>
 
-#define NATIVE __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")))
-#define INLINE static inline __attribute__((always_inline)) NATIVE
+#include "cpu_winograd.h"
+
+enum { TILES = 48 };
 
 struct Winograd {
     ConvShape shape;
@@ -197,39 +195,9 @@ void cpu_winograd_pack(Winograd *g, const float *weights)
 
 /* --- input --- */
 
-INLINE __m512 load_half(const bf16 *p)
-{
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
-
 INLINE void store_half(bf16 *p, __m512 v)
 {
     _mm256_storeu_si256((__m256i *)(void *)p, (__m256i)_mm512_cvtneps_pbh(v));
-}
-
-/* Four input rows of a row of tiles; a row outside the image is one pixel of zeros with pitch 0. */
-typedef struct {
-    const bf16 *row[4];
-    long pitch[4];
-    int width;
-} InputRows;
-
-/* B^T applied to column x: out[0..3]. */
-INLINE void input_column(const InputRows *in, int x, __m512 out[4])
-{
-    if (x < 0 || x >= in->width) {
-        out[0] = out[1] = out[2] = out[3] = _mm512_setzero_ps();
-        return;
-    }
-    const __m512 a = load_half(in->row[0] + x * in->pitch[0]);
-    const __m512 b = load_half(in->row[1] + x * in->pitch[1]);
-    const __m512 c = load_half(in->row[2] + x * in->pitch[2]);
-    const __m512 d = load_half(in->row[3] + x * in->pitch[3]);
-    out[0] = _mm512_sub_ps(a, c);
-    out[1] = _mm512_add_ps(b, c);
-    out[2] = _mm512_sub_ps(c, b);
-    out[3] = _mm512_sub_ps(b, d);
 }
 
 /* One row of tiles, 16 channels: neighbouring tiles share two of their four columns. */
@@ -261,16 +229,10 @@ static NATIVE void input_tiles(const InputRows *in, int tiles, bf16 *v, int chan
 static void transform_input(const Winograd *g, const bf16 *x, long tile_row, const bf16 *zeros, bf16 *v)
 {
     const ConvShape *s = &g->shape;
-    const long image = tile_row / g->tiles_h;
-    const int top = (int)(tile_row % g->tiles_h) * 2 - 1;
+    const bf16 *image = x + (tile_row / g->tiles_h) * s->h * s->w * g->from;
+    const int tile = (int)(tile_row % g->tiles_h);
     for (int c = 0; c < g->from; c += LANES) {
-        InputRows in = {.width = s->w};
-        for (int r = 0; r < 4; r++) {
-            const int h = top + r;
-            const bool inside = h >= 0 && h < s->h;
-            in.row[r] = inside ? x + ((image * s->h + h) * s->w) * g->from + c : zeros;
-            in.pitch[r] = inside ? g->from : 0;
-        }
+        const InputRows in = input_rows(image, s->h, s->w, g->from, tile, c, zeros);
         input_tiles(&in, g->tiles_w, v + c, g->from, g->v_stride);
     }
 }

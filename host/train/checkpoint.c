@@ -30,7 +30,8 @@ static Err *os_err(ExitCode code, const char *what, const char *path, int reason
 {
     char text[128];
     return err_new(reason == EACCES || reason == EPERM ? EXIT_NOT_PERMITTED : code,
-                   "cannot %s '%s': %s (%s)", what, path, strerror_r(reason, text, sizeof text), cure);
+                   "cannot %s '%s': %s (%s)", what, path, strerror_r(reason, text, sizeof text),
+                   cure);
 }
 
 static void warn_and_free(Err *err, const char *consequence)
@@ -175,8 +176,9 @@ static Err *manifest_write(const char *dir)
 
 static Err *damaged(const char *path, const char *what)
 {
-    return err_new(EXIT_BAD_DATA, "'%s' is damaged: %s (restore it from a copy, or use an older checkpoint)",
-                   path, what);
+    return err_new(EXIT_BAD_DATA,
+                   "'%s' is damaged: %s (restore it from a copy, or use an older checkpoint)", path,
+                   what);
 }
 
 /* Checks the text's own hash and cuts it off; *lines = the first line after the head. */
@@ -198,10 +200,11 @@ static Err *manifest_open(const char *path, char *text, char **lines)
     }
     *tail = '\0';
     if (strncmp(text, MANIFEST_HEAD, strlen(MANIFEST_HEAD)) != 0) {
-        return err_new(EXIT_BAD_DATA,
-                       "'%s' is not a manifest of this version (its first line is not '%.*s'): use the "
-                       "program that wrote it",
-                       path, (int)strlen(MANIFEST_HEAD) - 1, MANIFEST_HEAD);
+        return err_new(
+            EXIT_BAD_DATA,
+            "'%s' is not a manifest of this version (its first line is not '%.*s'): use the "
+            "program that wrote it",
+            path, (int)strlen(MANIFEST_HEAD) - 1, MANIFEST_HEAD);
     }
     *lines = text + strlen(MANIFEST_HEAD);
     return NULL;
@@ -228,18 +231,19 @@ static Err *verify_file(const char *path, long long size, const char *hash)
     return strcmp(found, hash) == 0 ? NULL : damaged(path, "its hash is not the one in MANIFEST");
 }
 
-/* One line "hash size name" without its newline. */
-static Err *verify_line(const char *dir, const char *manifest, const char *line)
+/* One line "hash size name" without its newline; cut into its parts where it stands. */
+static Err *verify_line(const char *dir, const char *manifest, char *line)
 {
-    char hash[HEX + 1];
-    long long size = -1;
-    int name_at = 0;
-    if (sscanf(line, "%32[0-9a-f] %lld %n", hash, &size, &name_at) != 2 || size < 0 || name_at == 0 ||
-        line[name_at] == '\0' || strchr(line + name_at, '/') != NULL) {
+    const bool has_hash = strspn(line, "0123456789abcdef") == HEX && line[HEX] == ' ';
+    char *end = line;
+    errno = 0;
+    const long long size = has_hash ? strtoll(line + HEX + 1, &end, 10) : -1;
+    if (size < 0 || errno != 0 || end[0] != ' ' || end[1] == '\0' || strchr(end, '/') != NULL) {
         return damaged(manifest, "a line does not read 'hash size name'");
     }
-    char *path = path_join(dir, line + name_at);
-    Err *err = verify_file(path, size, hash);
+    line[HEX] = '\0';
+    char *path = path_join(dir, end + 1);
+    Err *err = verify_file(path, size, line);
     free(path);
     return err;
 }
@@ -281,10 +285,11 @@ static Err *require_space(const char *root, size_t needed_bytes)
     if (needed_bytes == 0 || free_bytes >= wanted) {
         return NULL;
     }
-    return err_new(EXIT_IO,
-                   "'%s' has %.1f MB free and a checkpoint of %.1f MB needs %.1f MB with its margin (free "
-                   "some space, lower checkpoint.keep_last, or choose another run directory)",
-                   root, free_bytes * 1e-6, (double)needed_bytes * 1e-6, wanted * 1e-6);
+    return err_new(
+        EXIT_IO,
+        "'%s' has %.1f MB free and a checkpoint of %.1f MB needs %.1f MB with its margin (free "
+        "some space, lower checkpoint.keep_last, or choose another run directory)",
+        root, free_bytes * 1e-6, (double)needed_bytes * 1e-6, wanted * 1e-6);
 }
 
 /* A folder made now is durable only when its parent is. */
@@ -346,8 +351,9 @@ static Err *publish(const char *root, const char *temp, const char *final)
         const int undo = replaces ? exchange(temp, final) : move(final, temp);
         if (undo != 0) {
             char text[128];
-            err = err_context(err, "'%s' may not survive a power failure, and could not be withdrawn (%s)",
-                              final, strerror_r(undo, text, sizeof text));
+            err = err_context(
+                err, "'%s' may not survive a power failure, and could not be withdrawn (%s)", final,
+                strerror_r(undo, text, sizeof text));
         }
     }
     return err;
@@ -369,9 +375,11 @@ static Err *replace_link(const char *root, const char *name, const char *target)
         reason = errno;
         (void)unlink(temp);
     }
-    Err *err = reason == 0 ? dir_sync(root)
-                           : os_err(EXIT_IO, "point the symlink", path, reason,
-                                    "the file system must allow symlinks, and nothing else may have that name");
+    Err *err =
+        reason == 0
+            ? dir_sync(root)
+            : os_err(EXIT_IO, "point the symlink", path, reason,
+                     "the file system must allow symlinks, and nothing else may have that name");
     free(temp);
     free(path);
     return err;
@@ -442,14 +450,15 @@ static void after_save(const char *root, long step, int keep_last)
     (void)snprintf(name, sizeof name, STEP_FORMAT, step);
     Err *err = replace_link(root, "latest", name);
     if (err != NULL) {
-        warn_and_free(err, "the checkpoint itself is saved, older ones stay until the symlink moves");
+        warn_and_free(err,
+                      "the checkpoint itself is saved, older ones stay until the symlink moves");
     } else if (keep_last > 0) {
         rotate(root, keep_last);
     }
 }
 
-static Err *write_folder(const char *root, const char *temp, const char *final, CheckpointWriter write,
-                         void *context)
+static Err *write_folder(const char *root, const char *temp, const char *final,
+                         CheckpointWriter write, void *context)
 {
     TRY(dir_remove(temp));
     TRY(dir_make(temp));
@@ -478,7 +487,8 @@ Err *checkpoint_save(const char *root, long step, size_t needed_bytes, int keep_
         free(temp);
     }
     if (err != NULL) {
-        return err_context(err, "checkpoint of step %ld was not saved (older ones are untouched)", step);
+        return err_context(err, "checkpoint of step %ld was not saved (older ones are untouched)",
+                           step);
     }
     after_save(root, step, keep_last);
     return NULL;
@@ -491,8 +501,9 @@ Err *checkpoint_mark(const char *root, const char *name, long step)
     char *path = path_join(root, target);
     Err *err = path_is_dir(path)
                    ? replace_link(root, name, target)
-                   : err_new(EXIT_NO_INPUT, "cannot point '%s/%s' at '%s': there is no such checkpoint (save "
-                                            "it first)",
+                   : err_new(EXIT_NO_INPUT,
+                             "cannot point '%s/%s' at '%s': there is no such checkpoint (save "
+                             "it first)",
                              root, name, path);
     free(path);
     return err;
@@ -511,11 +522,12 @@ static void set_aside(const char *path, Err *why)
     }
     const int reason = move(path, aside);
     if (reason == 0) {
-        log_warn("%s; the checkpoint is now '%s', the next older one is tried", why->message, aside);
+        log_warn("%s; the checkpoint is now '%s', the next older one is tried", why->message,
+                 aside);
     } else {
         char text[128];
-        log_warn("%s; it could not be renamed to '%s' (%s), the next older one is tried", why->message,
-                 aside, strerror_r(reason, text, sizeof text));
+        log_warn("%s; it could not be renamed to '%s' (%s), the next older one is tried",
+                 why->message, aside, strerror_r(reason, text, sizeof text));
     }
     free(aside);
     err_free(why);
@@ -531,7 +543,8 @@ static void repair_latest(const char *root, long step)
     const ssize_t size = readlink(path, target, sizeof target - 1);
     target[size > 0 ? size : 0] = '\0';
     if (strcmp(target, name) != 0) {
-        warn_and_free(replace_link(root, "latest", name), "the symlink does not show the newest checkpoint");
+        warn_and_free(replace_link(root, "latest", name),
+                      "the symlink does not show the newest checkpoint");
     }
     free(path);
 }
@@ -570,7 +583,8 @@ Err *checkpoint_newest(const char *root, char **path)
     }
     if (*path == NULL && err == NULL && listing.n_corrupt > 0) {
         err = err_new(EXIT_IO,
-                      "'%s' holds %zu checkpoints and all are damaged: restore one from a copy, or remove the "
+                      "'%s' holds %zu checkpoints and all are damaged: restore one from a copy, or "
+                      "remove the "
                       "folders '*" CORRUPT_MARK "*' in it to start from scratch",
                       root, listing.n_corrupt);
     }

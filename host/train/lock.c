@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -15,18 +14,14 @@
 
 enum { OWNER_MAX = 512 };
 
-/* "process 12 on host x", or what can be said when the owner has not written its line yet. */
+/* "pid 12 host x", or what can be said when the owner has not written its line yet. */
 static char *owner_of(int fd)
 {
     char text[OWNER_MAX];
     const ssize_t got = pread(fd, text, sizeof text - 1, 0);
     text[got > 0 ? got : 0] = '\0';
-    int pid = 0;
-    char host[256] = "";
-    if (sscanf(text, "pid %d host %255s", &pid, host) != 2) {
-        return xstrdup("another process");
-    }
-    return xformat("process %d on host %s", pid, host);
+    text[strcspn(text, "\n")] = '\0';
+    return xstrdup(text[0] != '\0' ? text : "another process");
 }
 
 static int lock_file(int fd)
@@ -61,20 +56,22 @@ Err *run_lock(const char *run_dir, int *fd_out)
     Err *err = NULL;
     if (fd < 0) {
         const int reason = errno;
-        err = err_new(EXIT_CANT_CREATE,
-                      "cannot open the lock '%s': %s (the run directory must be writable: check its "
-                      "permissions or choose another one)",
-                      path, strerror(reason));
+        err =
+            err_new(EXIT_CANT_CREATE,
+                    "cannot open the lock '%s': %s (the run directory must be writable: check its "
+                    "permissions or choose another one)",
+                    path, strerror(reason));
         free(path);
         return err;
     }
     const int reason = lock_file(fd);
     if (reason == EWOULDBLOCK) {
         char *owner = owner_of(fd);
-        err = err_new(EXIT_CANT_CREATE,
-                      "run directory '%s' is in use: '%s' is locked by %s (wait for it, stop it, or "
-                      "choose another run directory)",
-                      run_dir, path, owner);
+        err =
+            err_new(EXIT_CANT_CREATE,
+                    "run directory '%s' is in use: '%s' is locked by %s (wait for it, stop it, or "
+                    "choose another run directory)",
+                    run_dir, path, owner);
         free(owner);
         (void)close(fd);
         free(path);

@@ -126,8 +126,9 @@ static bool keep_json(const char *line, size_t size, long last_step, bool first)
     (void)first;
     json_t *object = json_loadb(line, size, 0, NULL);
     const json_t *step = json_object_get(object, "step");
-    const bool keep = json_is_object(object) &&
-                      (json_is_integer(step) ? json_integer_value(step) <= last_step : step == NULL);
+    const bool keep =
+        json_is_object(object) &&
+        (json_is_integer(step) ? json_integer_value(step) <= last_step : step == NULL);
     json_decref(object);
     return keep;
 }
@@ -215,10 +216,11 @@ static Err *check_schema(const char *path, bool *present)
     const json_t *schema = json_object_get(object, "schema");
     *present = json_is_integer(schema);
     if (*present && json_integer_value(schema) != SCHEMA) {
-        err = err_new(EXIT_BAD_DATA,
-                      "'%s' was written by another version (schema %lld, this program writes %d): resume "
-                      "with that version, or move the file away",
-                      path, (long long)json_integer_value(schema), (int)SCHEMA);
+        err = err_new(
+            EXIT_BAD_DATA,
+            "'%s' was written by another version (schema %lld, this program writes %d): resume "
+            "with that version, or move the file away",
+            path, (long long)json_integer_value(schema), (int)SCHEMA);
     }
     json_decref(object);
     free(line);
@@ -237,10 +239,11 @@ static Err *read_csv_head(const char *path, int *terms)
             (*terms)++;
         }
         if (!ours || *terms > DISTILL_MAX_TERMS) {
-            err = err_new(EXIT_BAD_DATA,
-                          "'%s' does not begin with the columns of this program ('%s...'): move it away, "
-                          "or choose another run directory",
-                          path, CSV_HEAD);
+            err = err_new(
+                EXIT_BAD_DATA,
+                "'%s' does not begin with the columns of this program ('%s...'): move it away, "
+                "or choose another run directory",
+                path, CSV_HEAD);
         }
     }
     free(line);
@@ -316,11 +319,12 @@ Err *metrics_event(Metrics *metrics, const char *kind, long step, const char *js
     text_add(&line, "%s%s}", json_fields[0] != '\0' ? "," : "", json_fields);
     json_error_t why;
     json_t *object = json_loadb(line.text, line.size, JSON_REJECT_DUPLICATES, &why);
-    Err *err = object != NULL ? append(metrics->jsonl, line.text)
-                              : err_new(EXIT_INTERNAL,
-                                        "event '%s' of step %ld is not written to '%s': its fields are not "
-                                        "JSON (%s): %s",
-                                        kind, step, metrics->jsonl, why.text, json_fields);
+    Err *err = object != NULL
+                   ? append(metrics->jsonl, line.text)
+                   : err_new(EXIT_INTERNAL,
+                             "event '%s' of step %ld is not written to '%s': its fields are not "
+                             "JSON (%s): %s",
+                             kind, step, metrics->jsonl, why.text, json_fields);
     json_decref(object);
     free(line.text);
     return err;
@@ -414,7 +418,8 @@ static void json_epoch(Text *out, const EpochRecord *record)
 
 Err *metrics_epoch(Metrics *metrics, const EpochRecord *record)
 {
-    CHECK(record->n_terms >= 0 && record->n_terms <= DISTILL_MAX_TERMS, "%d terms", record->n_terms);
+    CHECK(record->n_terms >= 0 && record->n_terms <= DISTILL_MAX_TERMS, "%d terms",
+          record->n_terms);
     if (metrics->csv_terms < 0) {
         TRY(csv_header(metrics, record->n_terms));
     }
@@ -430,7 +435,8 @@ Err *metrics_epoch(Metrics *metrics, const EpochRecord *record)
     return err;
 }
 
-Err *metrics_step(Metrics *metrics, long step, int epoch, double lr, const Meter *meter, int n_terms)
+Err *metrics_step(Metrics *metrics, long step, int epoch, double lr, const Meter *meter,
+                  int n_terms)
 {
     CHECK(n_terms >= 0 && n_terms <= DISTILL_MAX_TERMS, "%d terms", n_terms);
     const double *sums = meter->sums;
@@ -451,7 +457,8 @@ Err *metrics_step(Metrics *metrics, long step, int epoch, double lr, const Meter
     put_array(&line, "terms", terms, n_terms);
     put_number(&line, "nonfinite", sums[SUM_NONFINITE]);
     put_number(&line, "images_per_s", meter->seconds > 0.0 ? rows / meter->seconds : 0.0);
-    put_number(&line, "data_share", meter->seconds > 0.0 ? meter->data_wait_s / meter->seconds : 0.0);
+    put_number(&line, "data_share",
+               meter->seconds > 0.0 ? meter->data_wait_s / meter->seconds : 0.0);
     text_add(&line, "}");
     Err *err = append(metrics->jsonl, line.text);
     free(line.text);

@@ -124,6 +124,14 @@ size_t cpu_winograd_workspace(const Winograd *winograd);
 void cpu_winograd_pack(Winograd *winograd, const float *weights);
 void cpu_winograd_run(const Winograd *winograd, const ConvArgs *args);
 
+/* The weight gradient in the same form (one pass over x and dy, sums in fp32). `threads` decides the size of its sums. */
+typedef struct WinogradGrad WinogradGrad;
+bool cpu_winograd_grad_supports(CpuIsa isa, const ConvShape *shape, int threads);
+WinogradGrad *cpu_winograd_grad_open(const ConvShape *shape, int threads);
+void cpu_winograd_grad_close(WinogradGrad *grad);
+size_t cpu_winograd_grad_workspace(const WinogradGrad *grad);
+void cpu_winograd_grad_run(const WinogradGrad *grad, const ConvArgs *args);
+
 /* --- the backend's state and its steps --- */
 typedef struct {
     int threads;

@@ -17,8 +17,8 @@ typedef Err *(*CheckpointWriter)(void *context, const char *dir);
 /* Free space is checked first (needed_bytes + 10 %; 0 = not checked): EXIT_IO with the numbers. On any error nothing is
  * left behind; NULL means that the checkpoint is verified and durable. A checkpoint of the same step is replaced.
  * keep_last <= 0 keeps all. When only `latest` or a removal fails, that is a warning and no error. */
-Err *checkpoint_save(const char *root, long step, size_t needed_bytes, int keep_last, CheckpointWriter write,
-                     void *context);
+Err *checkpoint_save(const char *root, long step, size_t needed_bytes, int keep_last,
+                     CheckpointWriter write, void *context);
 /* Newest checkpoint whose MANIFEST and hashes hold. Stale .tmp-* folders are removed; a damaged one is renamed
  * "...corrupt" with a warning and the next older taken; `latest` is made to point at the result. *path = NULL (no error)
  * when ROOT has none at all; EXIT_IO when there are some and all are damaged, also when an earlier call has renamed

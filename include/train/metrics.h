@@ -25,7 +25,8 @@ typedef struct {
     double train_loss, train_ce, train_top1, teacher_top1, agreement;
     int n_terms;
     double terms[DISTILL_MAX_TERMS];
-    double eval_top1, eval_top5, eval_loss; /* percent, percent, mean; eval_top1 < 0: not evaluated */
+    double eval_top1, eval_top5,
+        eval_loss; /* percent, percent, mean; eval_top1 < 0: not evaluated */
     long eval_count;
     double images_per_s, seconds;
     double data_share; /* part of the time spent waiting for data, 0..1 */
@@ -39,11 +40,13 @@ Err *metrics_open(const char *run_dir, long resume_step /* -1 = fresh */, Metric
 void metrics_close(Metrics *metrics);
 /* A free-form event: the line gets "event", "time" and "step"; json_fields are further fields made by the caller.
  * EXIT_INTERNAL when these are not JSON. */
-Err *metrics_event(Metrics *metrics, const char *kind, long step, const char *json_fields /* "\"lr\":0.1" or "" */);
+Err *metrics_event(Metrics *metrics, const char *kind, long step,
+                   const char *json_fields /* "\"lr\":0.1" or "" */);
 /* An "epoch" event and a line of epochs.csv. */
 Err *metrics_epoch(Metrics *metrics, const EpochRecord *record);
 /* Per step line (log interval decided by the caller): means over the meter's rows; top1, teacher_top1 and agreement in
  * percent. `step` = the last step in the meter, `steps` in the line = how many it holds. */
-Err *metrics_step(Metrics *metrics, long step, int epoch, double lr, const Meter *meter, int n_terms);
+Err *metrics_step(Metrics *metrics, long step, int epoch, double lr, const Meter *meter,
+                  int n_terms);
 
 #endif

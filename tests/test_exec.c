@@ -1,0 +1,497 @@
+/* The executor on random training graphs: every switch must leave the numbers alone. Memory reuse, in-place steps and poison
+ * change nothing at all (bit for bit); fusion changes roundings only; a rung of the batch-size ladder, and rows_valid below
+ * the batch, give what a smaller batch gives. Also its errors, gradient modes and refresh.
+ *
+ * Tolerances, relative to a tensor's largest value. Double: every value passes some 100 roundings of 2^-53, which
+ * normalisation by small variances amplifies by 1e3 at worst: 1e-12 is asked (1e-16 * sqrt(100) * 1e3). fp32: the same with
+ * 2^-24: 6e-4. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "exec_snapshot.h"
+
+static const double DOUBLE_TOLERANCE = 1e-12;
+static const double FLOAT_TOLERANCE = 6e-4;
+
+static Backend *open_backend(const char *name)
+{
+    Backend *backend = NULL;
+    Err *err = backend_open(name, NULL, &backend);
+    if (err) {
+        fail_msg("%s", err->message);
+    }
+    return backend;
+}
+
+static void expect_close(const Snapshot *got, const Snapshot *want, int rows, double tolerance, const char *what,
+                         uint64_t seed, double *used)
+{
+    const char *where = NULL;
+    const double difference = snapshot_difference(got, want, rows, &where);
+    if (!(difference <= tolerance)) {
+        fail_msg("seed %llu, %s: '%s' differs by %.3g (tolerance %.3g)", (unsigned long long)seed, what, where, difference,
+                 tolerance);
+    }
+    if (used) {
+        *used = fmax(*used, difference);
+    }
+}
+
+/* ---- Switches ---- */
+
+typedef struct {
+    double fusion, ladder;
+} Worst;
+
+static void check_memory_switches(Backend *backend, const Graph *g, const Snapshot *want, uint64_t seed)
+{
+    static const struct {
+        const char *name;
+        ExecOptions options;
+    } switches[] = {{"no reuse", {.plan = {.no_reuse = true}}},
+                    {"no in-place", {.plan = {.no_inplace = true}}},
+                    {"no reuse, no in-place", {.plan = {.no_reuse = true, .no_inplace = true}}},
+                    {"poison", {.poison = true}}};
+    for (size_t i = 0; i < sizeof switches / sizeof switches[0]; i++) {
+        ExecOptions options = switches[i].options;
+        options.check_plan = true;
+        Snapshot *got = snapshot_run(backend, g, &options, g->batch, seed, NULL, NULL);
+        expect_close(got, want, g->batch, 0, switches[i].name, seed, NULL);
+        snapshot_free(got);
+    }
+}
+
+/* A rung, and rows_valid in the full batch, against a graph of just that batch size. */
+static void check_ladder(Backend *backend, uint64_t seed, RandomGraphOptions options, double tolerance, Worst *worst)
+{
+    enum { BATCH = 5, RUNG = 3 };
+    for (int rows = 2; rows <= RUNG; rows++) {
+        Params params = {0};
+        Params small_params = {0};
+        options.batch = BATCH;
+        Graph g = random_graph_make(seed, &params, options);
+        options.batch = rows;
+        Graph small = random_graph_make(seed, &small_params, options);
+        const int ladder[] = {RUNG};
+        const ExecOptions with_ladder = {.ladder = ladder, .ladder_count = 1, .poison = true, .check_plan = true};
+        const ExecOptions plain = {.poison = true, .check_plan = true};
+        Snapshot *want = snapshot_run(backend, &small, &plain, rows, seed, NULL, NULL);
+        Snapshot *rung = snapshot_run(backend, &g, &with_ladder, rows, seed, NULL, NULL);
+        Snapshot *masked = snapshot_run(backend, &g, &plain, rows, seed, NULL, NULL);
+        expect_close(rung, want, rows, tolerance, "ladder", seed, &worst->ladder);
+        expect_close(masked, want, rows, tolerance, "rows_valid", seed, &worst->ladder);
+        snapshot_free(want);
+        snapshot_free(rung);
+        snapshot_free(masked);
+        graph_free(&g);
+        graph_free(&small);
+        params_free(&params);
+        params_free(&small_params);
+    }
+}
+
+static void check_switches(Backend *backend, DType act, int seeds, double tolerance)
+{
+    Worst worst = {0};
+    for (uint64_t seed = 1; seed <= (uint64_t)seeds; seed++) {
+        Params params = {0};
+        const RandomGraphOptions options = {
+            .act = act, .backward = seed % 8 != 0, .sgd = seed % 2 == 0 && seed % 8 != 0, .inference = seed % 16 == 0};
+        Graph g = random_graph_make(seed, &params, options);
+        const ExecOptions plain = {.check_plan = true};
+        Snapshot *want = snapshot_run(backend, &g, &plain, g.batch, seed, NULL, NULL);
+        check_memory_switches(backend, &g, want, seed);
+        if (tolerance > 0) {
+            const ExecOptions unfused = {.fusion_off = FUSE_ALL, .check_plan = true, .poison = true};
+            Snapshot *got = snapshot_run(backend, &g, &unfused, g.batch, seed, NULL, NULL);
+            expect_close(got, want, g.batch, tolerance, "fusion off", seed, &worst.fusion);
+            snapshot_free(got);
+            if (seed % 4 == 1) {
+                check_ladder(backend, seed, options, tolerance, &worst);
+            }
+        }
+        snapshot_free(want);
+        graph_free(&g);
+        params_free(&params);
+    }
+    if (tolerance > 0) {
+        printf("%s %s, %d graphs: used share of the tolerance: fusion %.1f%%, ladder %.1f%%\n", backend->name,
+               dtype_name(act), seeds, 100 * worst.fusion / tolerance, 100 * worst.ladder / tolerance);
+    }
+}
+
+static void test_ref_double(void **state)
+{
+    (void)state;
+    Backend *backend = open_backend("ref");
+    check_switches(backend, DT_F64, 100, DOUBLE_TOLERANCE);
+    backend_close(backend);
+}
+
+static void test_ref_fp32(void **state)
+{
+    (void)state;
+    Backend *backend = open_backend("ref");
+    check_switches(backend, DT_F32, 50, FLOAT_TOLERANCE);
+    backend_close(backend);
+}
+
+static void test_ref_bf16(void **state)
+{
+    (void)state;
+    Backend *backend = open_backend("ref");
+    check_switches(backend, DT_BF16, 30, 0);
+    backend_close(backend);
+}
+
+static void test_cpu(void **state)
+{
+    (void)state;
+    Backend *backend = open_backend("cpu");
+    DeviceInfo info;
+    backend->info(backend, &info);
+    check_switches(backend, DT_F32, 40, FLOAT_TOLERANCE);
+    if (info.bf16) {
+        check_switches(backend, DT_BF16, 20, 0);
+    } else {
+        printf("cpu: no bf16 here, skipped\n");
+    }
+    backend_close(backend);
+}
+
+/* ---- One graph, looked at closely ---- */
+
+typedef struct {
+    Params params;
+    Graph g;
+    Backend *backend;
+    Rig rig;
+} Fixture;
+
+enum { FIXTURE_SEED = 5 };
+
+static void open_fixture(Fixture *f, RandomGraphOptions graph_options, const ExecOptions *options)
+{
+    memset(f, 0, sizeof *f);
+    f->backend = open_backend("ref");
+    f->g = random_graph_make(FIXTURE_SEED, &f->params, graph_options);
+    Err *err = rig_open(&f->rig, f->backend, &f->g, options);
+    if (err) {
+        fail_msg("%s", err->message);
+    }
+    snapshot_write_inputs(&f->rig, &f->g, FIXTURE_SEED);
+    snapshot_write_params(&f->rig, &f->params, FIXTURE_SEED);
+    rig_refresh(&f->rig);
+}
+
+static void close_fixture(Fixture *f)
+{
+    rig_close(&f->rig);
+    backend_close(f->backend);
+    graph_free(&f->g);
+    params_free(&f->params);
+}
+
+static void test_gradients_add_and_write(void **state)
+{
+    (void)state;
+    Fixture f;
+    open_fixture(&f, (RandomGraphOptions){.act = DT_F64, .backward = true}, NULL);
+    rig_run(&f.rig, f.g.batch, 1, false, false);
+    rig_run(&f.rig, f.g.batch, 1, false, false);
+    Snapshot *once = snapshot_take(&f.rig, &f.g);
+    rig_run(&f.rig, f.g.batch, 1, true, false);
+    Snapshot *twice = snapshot_take(&f.rig, &f.g);
+    int gradients = 0;
+    for (int t = 0; t < once->count; t++) {
+        if (!strstr(once->items[t].name, " gradient")) {
+            continue;
+        }
+        for (size_t i = 0; i < once->items[t].elems; i++) {
+            const double g = once->items[t].values[i];
+            assert_true(fabs(twice->items[t].values[i] - 2 * g) <= 1e-12 * (1 + fabs(g)));
+            gradients += g != 0;
+        }
+    }
+    assert_true(gradients > 10);
+    snapshot_free(once);
+    snapshot_free(twice);
+    close_fixture(&f);
+}
+
+static void test_running_statistics_on_demand(void **state)
+{
+    (void)state;
+    Fixture f;
+    open_fixture(&f, (RandomGraphOptions){.act = DT_F32, .backward = true}, NULL);
+    Snapshot *before = snapshot_take(&f.rig, &f.g);
+    rig_run(&f.rig, f.g.batch, 1, false, false);
+    Snapshot *kept = snapshot_take(&f.rig, &f.g);
+    rig_run(&f.rig, f.g.batch, 1, false, true);
+    Snapshot *updated = snapshot_take(&f.rig, &f.g);
+    int changed = 0;
+    int statistics = 0;
+    for (int t = 0; t < before->count; t++) {
+        if (!strstr(before->items[t].name, "running")) {
+            continue;
+        }
+        const size_t bytes = before->items[t].elems * sizeof(double);
+        assert_memory_equal(before->items[t].values, kept->items[t].values, bytes);
+        changed += memcmp(before->items[t].values, updated->items[t].values, bytes) != 0;
+        statistics++;
+    }
+    assert_true(statistics > 0 && changed > 0);
+    snapshot_free(before);
+    snapshot_free(kept);
+    snapshot_free(updated);
+    close_fixture(&f);
+}
+
+/* ---- A backend that counts and refuses ---- */
+
+typedef struct {
+    Backend *ref;
+    Op refused;
+    size_t memory_limit; /* one allocation */
+    int runs[OP_COUNT];
+} Spy;
+
+static Spy *spy_of(Backend *backend)
+{
+    return backend->state;
+}
+
+static Err *spy_prepare(Backend *backend, Step *step)
+{
+    if (step_node(step)->op == spy_of(backend)->refused) {
+        return err_new(EXIT_USAGE_ERR, "cannot do this");
+    }
+    return spy_of(backend)->ref->prepare(spy_of(backend)->ref, step);
+}
+
+static void *spy_alloc(Backend *backend, MemKind kind, size_t bytes)
+{
+    const bool refused = bytes > spy_of(backend)->memory_limit;
+    return refused ? NULL : spy_of(backend)->ref->alloc(spy_of(backend)->ref, kind, bytes);
+}
+
+static void spy_run(Backend *backend, Queue queue, const Step *step, const RunArgs *args)
+{
+    spy_of(backend)->runs[step_node(step)->op]++;
+    spy_of(backend)->ref->run(spy_of(backend)->ref, queue, step, args);
+}
+
+static void spy_upload(Backend *backend, Queue queue, void *dst, const void *src, size_t bytes)
+{
+    spy_of(backend)->ref->upload(spy_of(backend)->ref, queue, dst, src, bytes);
+}
+
+static void spy_sync(Backend *backend, Queue queue)
+{
+    spy_of(backend)->ref->sync(spy_of(backend)->ref, queue);
+}
+
+static void spy_record(Backend *backend, Queue queue, int event)
+{
+    spy_of(backend)->ref->record(spy_of(backend)->ref, queue, event);
+}
+
+static void spy_wait(Backend *backend, Queue queue, int event)
+{
+    spy_of(backend)->ref->wait(spy_of(backend)->ref, queue, event);
+}
+
+static int spy_event(Backend *backend)
+{
+    return spy_of(backend)->ref->event(spy_of(backend)->ref);
+}
+
+static Backend spy_make(Spy *spy)
+{
+    Backend backend = *spy->ref;
+    backend.state = spy;
+    backend.prepare = spy_prepare;
+    backend.alloc = spy_alloc;
+    backend.run = spy_run;
+    backend.upload = spy_upload;
+    backend.sync = spy_sync;
+    backend.record = spy_record;
+    backend.wait = spy_wait;
+    backend.event = spy_event;
+    return backend;
+}
+
+static void test_refused_step_is_named(void **state)
+{
+    (void)state;
+    Params params = {0};
+    Graph g = random_graph_make(1, &params, (RandomGraphOptions){.act = DT_F32});
+    Spy spy = {.ref = open_backend("ref"), .refused = OP_LINEAR, .memory_limit = SIZE_MAX};
+    Backend backend = spy_make(&spy);
+    Exec *exec = NULL;
+    Err *err = exec_open(&backend, &g, NULL, &exec);
+    assert_non_null(err);
+    assert_null(exec);
+    assert_int_equal(err->code, EXIT_USAGE_ERR);
+    assert_non_null(strstr(err->message, "linear"));
+    assert_non_null(strstr(err->message, "cannot do this"));
+    err_free(err);
+    backend_close(spy.ref);
+    graph_free(&g);
+    params_free(&params);
+}
+
+static void test_out_of_memory_tells_sizes(void **state)
+{
+    (void)state;
+    Params params = {0};
+    Graph g = random_graph_make(1, &params, (RandomGraphOptions){.act = DT_F32});
+    Spy spy = {.ref = open_backend("ref"), .refused = OP_COUNT, .memory_limit = 0};
+    Backend backend = spy_make(&spy);
+    Exec *exec = NULL;
+    Err *err = exec_open(&backend, &g, NULL, &exec);
+    assert_non_null(err);
+    assert_null(exec);
+    assert_int_equal(err->code, EXIT_DEVICE_MEMORY);
+    assert_non_null(strstr(err->message, "MiB"));
+    err_free(err);
+    backend_close(spy.ref);
+    graph_free(&g);
+    params_free(&params);
+}
+
+/* conv -> BN (eval), once frozen and once trained; its weights-stage nodes run in exec_refresh only. */
+static void test_refresh_follows_training(void **state)
+{
+    (void)state;
+    static const ParamRole roles[4] = {ROLE_BN_WEIGHT, ROLE_BN_BIAS, ROLE_RUNNING_MEAN, ROLE_RUNNING_VAR};
+    Params params = {0};
+    const int channels = 2;
+    char name[32];
+    for (int net = 0; net < 2; net++) {
+        snprintf(name, sizeof name, "w%d", net);
+        params_add(&params, name, ROLE_CONV_WEIGHT, 4, (int[]){2, 2, 1, 1}, net == 1, INIT_ONE, 0);
+        for (int i = 0; i < 4; i++) {
+            snprintf(name, sizeof name, "bn%d.%d", net, i);
+            params_add(&params, name, roles[i], 1, &channels, net == 1, INIT_ONE, 0);
+        }
+    }
+    params_finish(&params);
+    Graph g;
+    graph_init(&g, &params, 1, DT_F32);
+    int y = graph_input(&g, "x", DT_F32, 1, 2, 2, 2, true);
+    for (int net = 0; net < 2; net++) {
+        snprintf(name, sizeof name, "conv%d", net);
+        y = graph_conv(&g, name, y, 5 * net, -1, 1, 0, 1);
+        snprintf(name, sizeof name, "norm%d", net);
+        y = graph_bn(&g, name, y, 5 * net + 1, BN_EVAL, 1e-5F, 0.1F);
+    }
+    graph_output(&g, y, "y");
+    Spy spy = {.ref = open_backend("ref"), .refused = OP_COUNT, .memory_limit = SIZE_MAX};
+    Backend backend = spy_make(&spy);
+    Rig rig;
+    assert_null(rig_open(&rig, &backend, &g, NULL));
+    exec_refresh(rig.exec, false);
+    assert_int_equal(spy.runs[OP_FOLD_BN], 2);
+    exec_refresh(rig.exec, true);
+    assert_int_equal(spy.runs[OP_FOLD_BN], 3);
+    rig_run(&rig, 1, 1, false, false);
+    assert_int_equal(spy.runs[OP_FOLD_BN], 3);
+    assert_int_equal(spy.runs[OP_CONV], 2);
+    assert_int_equal(spy.runs[OP_BN_APPLY], 0);
+    rig_close(&rig);
+    backend_close(spy.ref);
+    graph_free(&g);
+    params_free(&params);
+}
+
+static void test_times_and_sizes(void **state)
+{
+    (void)state;
+    Fixture f;
+    const ExecOptions options = {.time_steps = true};
+    open_fixture(&f, (RandomGraphOptions){.act = DT_F32, .backward = true}, &options);
+    rig_run(&f.rig, f.g.batch, 1, false, true);
+    rig_run(&f.rig, f.g.batch, 1, false, true);
+    const ExecStepTime *times = NULL;
+    const int count = exec_times(f.rig.exec, &times);
+    assert_int_equal(count, exec_plan(f.rig.exec)->n_steps);
+    double seconds = 0;
+    for (int i = 0; i < count; i++) {
+        assert_int_equal(times[i].runs, 2);
+        seconds += times[i].seconds;
+    }
+    assert_true(seconds > 0);
+    assert_true(exec_bytes(f.rig.exec, ARENA_ACT) > 0 && exec_bytes(f.rig.exec, ARENA_WORKSPACE) > 0);
+    size_t bytes = 0;
+    assert_non_null(exec_tensor(f.rig.exec, "logits", &bytes));
+    assert_int_equal(bytes, (size_t)f.g.batch * RANDOM_GRAPH_CLASSES * sizeof(float));
+    assert_null(exec_tensor(f.rig.exec, "no such tensor", NULL));
+    close_fixture(&f);
+}
+
+/* Two graphs that never run at once share one ACT and one WORKSPACE. */
+static void test_shared_scratch(void **state)
+{
+    (void)state;
+    Backend *backend = open_backend("ref");
+    Params params[2] = {{0}, {0}};
+    Graph g[2];
+    Rig rig[2];
+    size_t act = 0;
+    size_t workspace = 0;
+    const ExecOptions options = {.shared_scratch = true, .poison = true};
+    for (int i = 0; i < 2; i++) {
+        g[i] = random_graph_make((uint64_t)i + 3, &params[i], (RandomGraphOptions){.act = DT_F32, .backward = true});
+        assert_null(rig_open(&rig[i], backend, &g[i], &options));
+        act = act > exec_bytes(rig[i].exec, ARENA_ACT) ? act : exec_bytes(rig[i].exec, ARENA_ACT);
+        const size_t need = exec_bytes(rig[i].exec, ARENA_WORKSPACE);
+        workspace = workspace > need ? workspace : need;
+    }
+    void *scratch[2] = {backend->alloc(backend, MEM_DEVICE, act), backend->alloc(backend, MEM_DEVICE, workspace)};
+    for (int i = 0; i < 2; i++) {
+        exec_bind(rig[i].exec, ARENA_ACT, scratch[0]);
+        exec_bind(rig[i].exec, ARENA_WORKSPACE, scratch[1]);
+        snapshot_write_inputs(&rig[i], &g[i], 1);
+        snapshot_write_params(&rig[i], &params[i], 1);
+        rig_refresh(&rig[i]);
+    }
+    for (int i = 0; i < 2; i++) {
+        rig_run(&rig[i], g[i].batch, 1.0F / (float)g[i].batch, false, true);
+    }
+    for (int i = 0; i < 2; i++) {
+        const ExecOptions own = {0};
+        Snapshot *got = snapshot_take(&rig[i], &g[i]);
+        Snapshot *want = snapshot_run(backend, &g[i], &own, g[i].batch, 1, NULL, NULL);
+        expect_close(got, want, g[i].batch, 0, "shared scratch", (uint64_t)i, NULL);
+        snapshot_free(got);
+        snapshot_free(want);
+        rig_close(&rig[i]);
+        graph_free(&g[i]);
+        params_free(&params[i]);
+    }
+    backend->free(backend, MEM_DEVICE, scratch[0]);
+    backend->free(backend, MEM_DEVICE, scratch[1]);
+    backend_close(backend);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ref_double),
+        cmocka_unit_test(test_ref_fp32),
+        cmocka_unit_test(test_ref_bf16),
+        cmocka_unit_test(test_cpu),
+        cmocka_unit_test(test_gradients_add_and_write),
+        cmocka_unit_test(test_running_statistics_on_demand),
+        cmocka_unit_test(test_refused_step_is_named),
+        cmocka_unit_test(test_out_of_memory_tells_sizes),
+        cmocka_unit_test(test_refresh_follows_training),
+        cmocka_unit_test(test_times_and_sizes),
+        cmocka_unit_test(test_shared_scratch),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,117 @@
+/* The configuration keys of a run: every shipped file is valid, what contradicts is refused with the cure, and the values
+ * arrive where they belong. */
+#include "base/files.h"
+#include "train/settings.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static bool ends_with(const char *text, const char *end)
+{
+    const size_t n = strlen(text);
+    const size_t m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* Loads every run's configuration below `dir`; suites are lists of runs and have a table of their own. */
+static int load_all(const char *dir)
+{
+    char **names;
+    size_t count;
+    int loaded = 0;
+    assert_null(dir_list(dir, &names, &count));
+    for (size_t i = 0; i < count; i++) {
+        char *path = path_join(dir, names[i]);
+        char *text = NULL;
+        if (path_is_dir(path)) {
+            loaded += load_all(path);
+        } else if (ends_with(path, ".ini") && !file_read_text(path, 1 << 20, &text) && !strstr(text, "[suite]")) {
+            Settings settings;
+            Err *err = settings_load(path, NULL, 0, &settings);
+            if (err) {
+                fail_msg("%s", err->message);
+            }
+            settings_free(&settings);
+            loaded++;
+        }
+        free(text);
+        free(path);
+    }
+    names_free(names, count);
+    return loaded;
+}
+
+static void shipped_configurations_are_valid(void **state)
+{
+    (void)state;
+    setenv("CIFAR100_ROOT", "/nowhere", 1);
+    setenv("WRN_16_2_WEIGHTS", "/nowhere.pth", 1);
+    assert_true(load_all("configs") >= 8);
+}
+
+static void refused(const char *const *overrides, const char *part)
+{
+    size_t count = 0;
+    while (overrides[count]) {
+        count++;
+    }
+    Settings settings;
+    Err *err = settings_load(NULL, overrides, count, &settings);
+    assert_non_null(err);
+    assert_int_equal(err->code, EXIT_CONFIG_ERR);
+    if (!strstr(err->message, part)) {
+        fail_msg("'%s' is not in '%s'", part, err->message);
+    }
+    err_free(err);
+}
+
+static void contradictions_are_refused(void **state)
+{
+    (void)state;
+    refused((const char *[]){"distill.method=kd", NULL}, "needs a teacher");
+    refused((const char *[]){"data.kind=cifar100", NULL}, "data.root is missing");
+    refused((const char *[]){"schedule.epochs=5", "schedule.warmup_epochs=5", NULL}, "must be below");
+    refused((const char *[]){"schedule.milestones=5,3", NULL}, "must rise: 3 comes after 5");
+    refused((const char *[]){"optim.nesterov=true", "optim.momentum=0", NULL}, "optim.nesterov needs");
+    refused((const char *[]){"augment.mean=0.5,0.5", NULL}, "needs 3 values");
+    refused((const char *[]){"distill.temprature=4", NULL}, "did you mean 'temperature'");
+    refused((const char *[]){"train.batch=0", NULL}, "train.batch");
+}
+
+static void values_arrive(void **state)
+{
+    (void)state;
+    const char *const overrides[] = {"distill.method=energy_kd", "teacher.model=resnet8",   "teacher.weights=t.pth",
+                                     "energy_kd.t_low_energy=2", "energy_kd.r_high=0.3",    "teacher.mean=0.1,0.2,0.3",
+                                     "schedule.kind=cosine",     "schedule.warmup_epochs=1", "run.seed=7",
+                                     "train.precision=fp32"};
+    Settings s;
+    assert_null(settings_load(NULL, overrides, sizeof overrides / sizeof overrides[0], &s));
+    assert_int_equal(s.objective.method, METHOD_ENERGY_KD);
+    assert_float_equal(s.objective.t_low_energy, 2.0, 0.0);
+    assert_float_equal(s.objective.r_high, 0.3, 0.0);
+    assert_float_equal(s.objective.r_low, 0.2, 0.0);
+    assert_float_equal(s.teacher_mean[1], 0.2f, 0.0);
+    assert_float_equal(s.mean[1], 0.4867f, 0.0);
+    assert_float_equal(s.teacher_std[2], 0.2761f, 0.0); /* not given: the student's */
+    assert_int_equal(s.schedule.kind, SCHEDULE_COSINE);
+    assert_int_equal(s.precision, PRECISION_FP32);
+    assert_string_equal(s.out, "runs/run-s7");
+    assert_true(s.expect_top1 < 0);
+    settings_free(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shipped_configurations_are_valid),
+        cmocka_unit_test(contradictions_are_refused),
+        cmocka_unit_test(values_arrive),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
