@@ -1,11 +1,12 @@
-/* Times a whole training step on the CPU: teacher inference, student forward, KD loss, backward, SGD, packing of the new
- * weights; images lie in memory. The same step as bench/peers/torch_step.py, same nets, batch and loss.
+/* Times a whole training step on the CPU: teacher inference, student forward, KD loss, backward,
+ * SGD, packing of the new weights; images lie in memory. The same step as
+ * bench/peers/torch_step.py, same nets, batch and loss.
  *
  *     bench_step [--pair STUDENT:TEACHER] [--threads N] [--batch N] [--steps N] [--precision bf16|fp32] [--profile]
  *
- * Prints one JSON line per pair: median img/s, its 10th and 90th percentile, processor time per step (all threads), rate of
- * the direct form's multiply-adds, growth of the resident set since the start of main. --profile also prints microseconds
- * per step by node. */
+ * Prints one JSON line per pair: median img/s, its 10th and 90th percentile, processor time per
+ * step (all threads), rate of the direct form's multiply-adds, growth of the resident set since the
+ * start of main. --profile also prints microseconds per step by node. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,7 +75,10 @@ static DistillSpec kd_spec(void)
     const RowValue temperature = {.source = SOURCE_CONST, .value = 4.0f};
     DistillSpec spec = {.n_terms = 1, .energy_temperature = 1.0f};
     spec.ce_weight = (RowValue){.source = SOURCE_CONST, .value = 0.1f};
-    spec.terms[0] = (DistillTerm){.form = FORM_KL, .factor = FACTOR_TSTT, .ts = temperature, .tt = temperature,
+    spec.terms[0] = (DistillTerm){.form = FORM_KL,
+                                  .factor = FACTOR_TSTT,
+                                  .ts = temperature,
+                                  .tt = temperature,
                                   .weight = {.source = SOURCE_CONST, .value = 0.9f}};
     return spec;
 }
@@ -103,7 +107,8 @@ static void open_arenas(Bench *b)
 
 static void open_bench(Bench *b, const Options *o)
 {
-    const NetSpec student = {.model = o->student, .act = o->act, .mean = {0.5f, 0.5f, 0.5f}, .std = {0.3f, 0.3f, 0.3f}};
+    const NetSpec student = {
+        .model = o->student, .act = o->act, .mean = {0.5f, 0.5f, 0.5f}, .std = {0.3f, 0.3f, 0.3f}};
     NetSpec teacher = student;
     teacher.model = o->teacher;
     const BackendOptions backend = {.threads = o->threads, .choices = &b->choices};
@@ -112,7 +117,8 @@ static void open_bench(Bench *b, const Options *o)
     open_arenas(b);
     const DistillSpec spec = kd_spec();
     Graph g;
-    fail(nets_train_graph(&b->params, &teacher, &student, CLASSES, SIZE, o->batch, &spec, BN_TRAIN, true, &g));
+    fail(nets_train_graph(&b->params, &teacher, &student, CLASSES, SIZE, o->batch, &spec, BN_TRAIN,
+                          true, &g));
     b->gflop = 2e-9 * (3.0 * model_macs(&g, STUDENT_PREFIX) + model_macs(&g, TEACHER_PREFIX));
     fail(exec_open(b->backend, &g, &(ExecOptions){.time_steps = o->profile}, &b->step));
     graph_free(&g);
@@ -138,11 +144,16 @@ static void run_step(Bench *b, const Options *o, int index)
 {
     const size_t image_bytes = (size_t)o->batch * SIZE * SIZE * 3;
     const size_t at = (size_t)(index % BATCHES);
-    const float hyper[HYPER_COUNT] = {[HYPER_LR] = 0.01f, [HYPER_MOMENTUM] = 0.9f, [HYPER_WEIGHT_DECAY] = 5e-4f,
-                                      [HYPER_GRAD_SCALE] = 1.0f, [HYPER_FIRST] = index == 0 ? 1.0f : 0.0f};
+    const float hyper[HYPER_COUNT] = {[HYPER_LR] = 0.01f,
+                                      [HYPER_MOMENTUM] = 0.9f,
+                                      [HYPER_WEIGHT_DECAY] = 5e-4f,
+                                      [HYPER_GRAD_SCALE] = 1.0f,
+                                      [HYPER_FIRST] = index == 0 ? 1.0f : 0.0f};
     exec_write(b->step, "images", b->images + at * image_bytes, image_bytes);
-    exec_write(b->step, "labels", b->labels + at * (size_t)o->batch, (size_t)o->batch * sizeof *b->labels);
-    exec_run(b->step, &(ExecRun){.rows = o->batch, .bn_update = true, .scale = 1.0f / (float)o->batch});
+    exec_write(b->step, "labels", b->labels + at * (size_t)o->batch,
+               (size_t)o->batch * sizeof *b->labels);
+    exec_run(b->step,
+             &(ExecRun){.rows = o->batch, .bn_update = true, .scale = 1.0f / (float)o->batch});
     exec_write(b->update, "hyper", hyper, sizeof hyper);
     exec_run(b->update, &(ExecRun){.rows = 1});
     exec_refresh(b->step, true);
@@ -163,7 +174,8 @@ static void print_profile(const Bench *b, int steps)
         const ExecStepTime *times;
         const int count = exec_times(execs[e], &times);
         for (int i = 0; i < count; i++) {
-            printf("%9.1f us  %-14s %s\n", times[i].seconds / steps * 1e6, times[i].op, times[i].node);
+            printf("%9.1f us  %-14s %s\n", times[i].seconds / steps * 1e6, times[i].op,
+                   times[i].node);
         }
     }
 }
@@ -199,14 +211,18 @@ static void measure(const Options *o)
     b.backend->info(b.backend, &info);
     double load = 0.0;
     (void)getloadavg(&load, 1);
-    printf("{\"bench\": \"step\", \"pair\": \"%s:%s\", \"precision\": \"%s\", \"batch\": %d, \"threads\": %d, "
-           "\"steps\": %d, \"img_per_s\": %.1f, \"img_per_s_p10\": %.1f, \"img_per_s_p90\": %.1f, \"cpu_ms_per_step\": %.1f, \"gflop_per_s\": %.0f, "
-           "\"open_s\": %.1f, \"rss_growth_mib\": %.1f, \"loss\": %.4f, \"load\": %.2f, \"device\": \"%s\", "
+    printf("{\"bench\": \"step\", \"pair\": \"%s:%s\", \"precision\": \"%s\", \"batch\": %d, "
+           "\"threads\": %d, "
+           "\"steps\": %d, \"img_per_s\": %.1f, \"img_per_s_p10\": %.1f, \"img_per_s_p90\": %.1f, "
+           "\"cpu_ms_per_step\": %.1f, \"gflop_per_s\": %.0f, "
+           "\"open_s\": %.1f, \"rss_growth_mib\": %.1f, \"loss\": %.4f, \"load\": %.2f, "
+           "\"device\": \"%s\", "
            "\"library\": \"%s\"}\n",
-           o->student, o->teacher, dtype_name(o->act), o->batch, info.threads, o->steps, o->batch / median,
-           o->batch / seconds[o->steps * 9 / 10], o->batch / seconds[o->steps / 10],
-           used * 1e3, b.gflop * (double)o->batch / median, open_s, resident_mib() - base,
-           (double)loss[SUM_LOSS] / (double)loss[SUM_ROWS], load, info.name, info.library);
+           o->student, o->teacher, dtype_name(o->act), o->batch, info.threads, o->steps,
+           o->batch / median, o->batch / seconds[o->steps * 9 / 10],
+           o->batch / seconds[o->steps / 10], used * 1e3, b.gflop * (double)o->batch / median,
+           open_s, resident_mib() - base, (double)loss[SUM_LOSS] / (double)loss[SUM_ROWS], load,
+           info.name, info.library);
     free(seconds);
     exec_close(b.step);
     exec_close(b.update);

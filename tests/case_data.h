@@ -1,4 +1,5 @@
-/* Data for the op cases, a function of (case, slot, seed): the same values for every backend and type. */
+/* Data for the op cases, a function of (case, slot, seed): the same values for every backend and
+ * type. */
 #ifndef CUDISTILL_TESTS_CASE_DATA_H
 #define CUDISTILL_TESTS_CASE_DATA_H
 
@@ -10,7 +11,7 @@
 typedef enum {
     DATA_NORMAL,   /* normal values */
     DATA_INTEGER,  /* small integers: sums are exact */
-    DATA_MAGNITUDE /* DATA_NORMAL with every term of a sum made positive: the result bounds the sum of absolute terms */
+    DATA_MAGNITUDE /* DATA_NORMAL whose terms all add: gives the sum of absolute terms */
 } DataMode;
 
 enum { CASE_SLOT_PARAM = 100, CASE_SLOT_GRAD = 200, CASE_SLOT_MOMENT = 300 };
@@ -78,7 +79,8 @@ static inline void case_pool_index(const OpCase *c, Rng *rng, const Tensor *t, d
     }
 }
 
-static inline void case_distill_values(const OpCase *c, int slot, Rng *rng, const Tensor *t, double *v)
+static inline void case_distill_values(const OpCase *c, int slot, Rng *rng, const Tensor *t,
+                                       double *v)
 {
     const size_t elems = tensor_elems(t);
     for (size_t i = 0; i < elems; i++) {
@@ -130,12 +132,14 @@ static inline void case_hyper(double *v)
 }
 
 /* Values of input `slot` of the case's node, malloc'ed. */
-static inline double *case_input_values(const OpCase *c, int slot, const Tensor *t, DataMode mode, uint64_t seed)
+static inline double *case_input_values(const OpCase *c, int slot, const Tensor *t, DataMode mode,
+                                        uint64_t seed)
 {
     const size_t elems = tensor_elems(t);
     double *v = malloc((elems + 1) * sizeof *v);
     Rng rng = rng_make(seed, (uint32_t)slot, 0, RNG_TEST);
-    const bool mask = (slot == 1 && c->op == OP_RELU_BWD) || (slot == 5 && (c->op == OP_BN_REDUCE || c->op == OP_BN_DX));
+    const bool mask = (slot == 1 && c->op == OP_RELU_BWD) ||
+                      (slot == 5 && (c->op == OP_BN_REDUCE || c->op == OP_BN_DX));
     const bool padded = (c->form & C_PADDED) && slot == 0;
     if (c->op == OP_DISTILL) {
         case_distill_values(c, slot, &rng, t, v);
@@ -146,7 +150,8 @@ static inline double *case_input_values(const OpCase *c, int slot, const Tensor 
         v[1] = 0;
     } else if (c->op == OP_BN_FINALIZE || c->op == OP_BN_RUNNING) {
         case_moment_sums(c, &rng, v);
-    } else if ((c->op == OP_BN_APPLY && slot == 1) || ((c->op == OP_BN_REDUCE || c->op == OP_BN_DX) && slot == 2)) {
+    } else if ((c->op == OP_BN_APPLY && slot == 1) ||
+               ((c->op == OP_BN_REDUCE || c->op == OP_BN_DX) && slot == 2)) {
         case_coef(c, &rng, mode, v);
     } else if (c->op == OP_BN_DPARAM || (c->op == OP_BN_DX && slot == 3)) {
         case_gradient_sums(c, &rng, mode, v);
@@ -166,9 +171,10 @@ static inline double *case_input_values(const OpCase *c, int slot, const Tensor 
     return v;
 }
 
-/* Values of a parameter, its gradient or its momentum. 16-bit graphs get weights that 16 bits hold, so that a backend
- * which keeps packed 16-bit weights computes from the same numbers. */
-static inline double *case_param_values(const CaseNet *net, int param, int slot, DataMode mode, DType act, uint64_t seed)
+/* Values of a parameter, its gradient or its momentum. 16-bit graphs get weights that 16 bits
+ * hold, so that a backend which keeps packed 16-bit weights computes from the same numbers. */
+static inline double *case_param_values(const CaseNet *net, int param, int slot, DataMode mode,
+                                        DType act, uint64_t seed)
 {
     const Param *p = &net->params.items[param];
     double *v = malloc((p->count + 1) * sizeof *v);
@@ -180,7 +186,8 @@ static inline double *case_param_values(const CaseNet *net, int param, int slot,
         }
         v[i] = mode == DATA_MAGNITUDE ? fabs(v[i]) : v[i];
         const float value = (float)v[i];
-        v[i] = act == DT_BF16 || act == DT_F16 ? (double)bf16_to_float(bf16_from_float(value)) : (double)value;
+        v[i] = act == DT_BF16 || act == DT_F16 ? (double)bf16_to_float(bf16_from_float(value))
+                                               : (double)value;
     }
     return v;
 }

@@ -1,8 +1,10 @@
-/* The one list of op cases: every op with shapes that people use and shapes that break things. tests/test_ops.c compares
- * backends on it, bench/bench_ops.c times it. A case is one node; case_build makes its graph, whose inputs are named
- * "in<slot>" and outputs "out<slot>" (parameters and gradients by role), and case_fill draws data for it.
+/* The one list of op cases: every op with shapes that people use and shapes that break things.
+ * tests/test_ops.c compares backends on it, bench/bench_ops.c times it. A case is one node;
+ * case_build makes its graph, whose inputs are named "in<slot>" and outputs "out<slot>" (parameters
+ * and gradients by role), and case_fill draws data for it.
  *
- * Integer data are small integers, so that every sum is exact in fp32 and a result may be compared bit for bit. */
+ * Integer data are small integers, so that every sum is exact in fp32 and a result may be
+ * compared bit for bit. */
 #ifndef CUDISTILL_TESTS_CASES_H
 #define CUDISTILL_TESTS_CASES_H
 
@@ -18,12 +20,12 @@ enum {
     C_BIAS = 1,
     C_RESIDUAL = 2,
     C_RELU = 4,
-    C_GRAD_ADD = 8,  /* gradients are added to what is there */
-    C_DY2 = 16,      /* BN_REDUCE: two incoming gradients */
-    C_MASK = 32,     /* BN_REDUCE, BN_DX: ReLU mask from y */
-    C_DZ = 64,       /* BN_REDUCE: writes dz */
-    C_FROZEN = 128,  /* BN_DX with frozen statistics */
-    C_STATS = 256,   /* SGD: clipping by the gradient norm */
+    C_GRAD_ADD = 8,    /* gradients are added to what is there */
+    C_DY2 = 16,        /* BN_REDUCE: two incoming gradients */
+    C_MASK = 32,       /* BN_REDUCE, BN_DX: ReLU mask from y */
+    C_DZ = 64,         /* BN_REDUCE: writes dz */
+    C_FROZEN = 128,    /* BN_DX with frozen statistics */
+    C_STATS = 256,     /* SGD: clipping by the gradient norm */
     C_DECAY_ALL = 512, /* SGD: also BN and biases */
     C_PADDED = 1024    /* convolution of an image with padding channels: c of them, 3 real */
 };
@@ -36,8 +38,8 @@ typedef enum {
     D_NKD,
     D_ENERGY, /* temperatures by band */
     D_ZSCORE_TOPK,
-    D_TARGETS,  /* two components of every kind, row weights and temperatures */
-    D_TEACHER   /* statistics of the teacher alone */
+    D_TARGETS, /* two components of every kind, row weights and temperatures */
+    D_TEACHER  /* statistics of the teacher alone */
 } DistillCase;
 
 typedef struct {
@@ -45,8 +47,8 @@ typedef struct {
     Op op;
     int n, h, w, c; /* the large side: x of a convolution or pool; n rows of c logits or features */
     int o, k, stride, pad; /* output channels or features, kernel; 0: stride 1 */
-    int kw, groups; /* 0: kw = k, one group */
-    int rows; /* rows_valid; 0 = n */
+    int kw, groups;        /* 0: kw = k, one group */
+    int rows;              /* rows_valid; 0 = n */
     unsigned form;
     DistillCase distill;
     DType to; /* CAST */
@@ -60,7 +62,8 @@ static const OpCase op_cases[] = {
     {"conv 3x3 16-16", OP_CONV, 4, 32, 32, 16, .o = 16, .k = 3, .pad = 1},
     {"conv 3x3 64-64", OP_CONV, 2, 8, 8, 64, .o = 64, .k = 3, .pad = 1},
     {"conv stem C=3", OP_CONV, 2, 32, 32, 3, .o = 16, .k = 3, .pad = 1},
-    {"conv stem 3 of 4 channels", OP_CONV, 2, 16, 16, 4, .o = 16, .k = 3, .pad = 1, .form = C_PADDED},
+    {"conv stem 3 of 4 channels", OP_CONV, 2, 16, 16, 4, .o = 16, .k = 3, .pad = 1,
+     .form = C_PADDED},
     {"conv C=1 O=1 1x1 image", OP_CONV, 1, 1, 1, 1, .o = 1, .k = 1},
     {"conv 3x3 on H=W=1", OP_CONV, 3, 1, 1, 16, .o = 8, .k = 3, .pad = 1},
     {"conv 3x3 s2 odd", OP_CONV, 2, 9, 7, 16, .o = 32, .k = 3, .pad = 1, .stride = 2},
@@ -71,14 +74,18 @@ static const OpCase op_cases[] = {
     {"conv 3x3 p0", OP_CONV, 1, 6, 5, 7, .o = 5, .k = 3},
     {"conv 1x3", OP_CONV, 2, 6, 5, 8, .o = 8, .k = 1, .kw = 3},
     {"conv groups 4", OP_CONV, 2, 8, 8, 16, .o = 32, .k = 3, .pad = 1, .groups = 4},
-    {"conv depthwise s2", OP_CONV, 2, 9, 9, 24, .o = 24, .k = 3, .pad = 1, .stride = 2, .groups = 24},
+    {"conv depthwise s2", OP_CONV, 2, 9, 9, 24, .o = 24, .k = 3, .pad = 1, .stride = 2,
+     .groups = 24},
     {"conv 58 to 116", OP_CONV, 1, 7, 7, 58, .o = 116, .k = 1},
     {"conv bias", OP_CONV, 2, 8, 8, 16, .o = 32, .k = 3, .pad = 1, .form = C_BIAS},
     {"conv bias relu", OP_CONV, 2, 7, 8, 16, .o = 32, .k = 3, .pad = 1, .form = C_BIAS | C_RELU},
     {"conv relu", OP_CONV, 2, 8, 8, 3, .o = 20, .k = 3, .pad = 1, .form = C_RELU},
-    {"conv bias residual", OP_CONV, 2, 8, 8, 16, .o = 16, .k = 3, .pad = 1, .form = C_BIAS | C_RESIDUAL},
-    {"conv bias residual relu", OP_CONV, 2, 8, 8, 32, .o = 64, .k = 1, .form = C_BIAS | C_RESIDUAL | C_RELU},
-    {"conv residual relu odd", OP_CONV, 1, 5, 3, 9, .o = 13, .k = 3, .pad = 1, .form = C_RESIDUAL | C_RELU},
+    {"conv bias residual", OP_CONV, 2, 8, 8, 16, .o = 16, .k = 3, .pad = 1,
+     .form = C_BIAS | C_RESIDUAL},
+    {"conv bias residual relu", OP_CONV, 2, 8, 8, 32, .o = 64, .k = 1,
+     .form = C_BIAS | C_RESIDUAL | C_RELU},
+    {"conv residual relu odd", OP_CONV, 1, 5, 3, 9, .o = 13, .k = 3, .pad = 1,
+     .form = C_RESIDUAL | C_RELU},
 
     {"dgrad 3x3 16-16", OP_CONV_DGRAD, 4, 32, 32, 16, .o = 16, .k = 3, .pad = 1},
     {"dgrad 3x3 s2 even", OP_CONV_DGRAD, 2, 8, 8, 16, .o = 32, .k = 3, .pad = 1, .stride = 2},
@@ -89,12 +96,14 @@ static const OpCase op_cases[] = {
     {"dgrad C=1 O=1", OP_CONV_DGRAD, 1, 1, 1, 1, .o = 1, .k = 1},
     {"dgrad 5x5", OP_CONV_DGRAD, 2, 11, 6, 8, .o = 12, .k = 5, .pad = 2},
     {"dgrad groups 4", OP_CONV_DGRAD, 2, 8, 8, 16, .o = 32, .k = 3, .pad = 1, .groups = 4},
-    {"dgrad depthwise s2", OP_CONV_DGRAD, 2, 9, 9, 24, .o = 24, .k = 3, .pad = 1, .stride = 2, .groups = 24},
+    {"dgrad depthwise s2", OP_CONV_DGRAD, 2, 9, 9, 24, .o = 24, .k = 3, .pad = 1, .stride = 2,
+     .groups = 24},
 
     {"wgrad 3x3 16-16", OP_CONV_WGRAD, 4, 32, 32, 16, .o = 16, .k = 3, .pad = 1},
     {"wgrad 3x3 64-64", OP_CONV_WGRAD, 2, 8, 8, 64, .o = 64, .k = 3, .pad = 1},
     {"wgrad stem C=3", OP_CONV_WGRAD, 2, 16, 16, 3, .o = 16, .k = 3, .pad = 1},
-    {"wgrad stem 3 of 8 channels", OP_CONV_WGRAD, 2, 9, 9, 8, .o = 16, .k = 3, .pad = 1, .form = C_PADDED},
+    {"wgrad stem 3 of 8 channels", OP_CONV_WGRAD, 2, 9, 9, 8, .o = 16, .k = 3, .pad = 1,
+     .form = C_PADDED},
     {"wgrad C=1 O=1", OP_CONV_WGRAD, 1, 1, 1, 1, .o = 1, .k = 1},
     {"wgrad 3x3 s2 odd", OP_CONV_WGRAD, 2, 9, 7, 16, .o = 32, .k = 3, .pad = 1, .stride = 2},
     {"wgrad 1x1", OP_CONV_WGRAD, 3, 6, 6, 32, .o = 24, .k = 1},
@@ -122,13 +131,15 @@ static const OpCase op_cases[] = {
     {"bn_apply rows", OP_BN_APPLY, 5, 7, 3, 17, .rows = 2},
     {"bn_apply relu", OP_BN_APPLY, 2, 8, 8, 64, .form = C_RELU},
     {"bn_apply residual", OP_BN_APPLY, 2, 8, 8, 64, .form = C_RESIDUAL},
-    {"bn_apply residual relu rows", OP_BN_APPLY, 3, 5, 5, 19, .rows = 2, .form = C_RESIDUAL | C_RELU},
+    {"bn_apply residual relu rows", OP_BN_APPLY, 3, 5, 5, 19, .rows = 2,
+     .form = C_RESIDUAL | C_RELU},
     {"bn_apply C=1", OP_BN_APPLY, 1, 1, 1, 1, .form = C_RELU},
     {"bn_reduce", OP_BN_REDUCE, 4, 16, 16, .c = 16},
     {"bn_reduce rows", OP_BN_REDUCE, 5, 7, 3, 17, .rows = 3},
     {"bn_reduce mask", OP_BN_REDUCE, 2, 8, 8, 64, .form = C_MASK},
     {"bn_reduce mask dz", OP_BN_REDUCE, 2, 8, 8, 32, .form = C_MASK | C_DZ},
-    {"bn_reduce dy2 mask dz rows", OP_BN_REDUCE, 4, 5, 3, 19, .rows = 3, .form = C_DY2 | C_MASK | C_DZ},
+    {"bn_reduce dy2 mask dz rows", OP_BN_REDUCE, 4, 5, 3, 19, .rows = 3,
+     .form = C_DY2 | C_MASK | C_DZ},
     {"bn_reduce C=1", OP_BN_REDUCE, 1, 1, 1, 1, .form = C_MASK | C_DZ},
     {"bn_dparam", OP_BN_DPARAM, 1, 1, 1, .c = 33},
     {"bn_dparam adds", OP_BN_DPARAM, 1, 1, 1, 16, .form = C_GRAD_ADD},
@@ -216,8 +227,8 @@ static inline int case_weight(const CaseBuild *b)
     const bool linear = c->op == OP_LINEAR || c->op == OP_LINEAR_DGRAD || c->op == OP_LINEAR_WGRAD;
     const int kw = c->kw ? c->kw : c->k;
     const int shape[4] = {c->o, inputs, c->k, kw};
-    return params_add(&b->net->params, "weight", linear ? ROLE_LINEAR_WEIGHT : ROLE_CONV_WEIGHT, linear ? 2 : 4, shape,
-                      true, INIT_ZERO, 0);
+    return params_add(&b->net->params, "weight", linear ? ROLE_LINEAR_WEIGHT : ROLE_CONV_WEIGHT,
+                      linear ? 2 : 4, shape, true, INIT_ZERO, 0);
 }
 
 static inline int case_vector_param(const CaseBuild *b, const char *name, ParamRole role, int count)
@@ -257,7 +268,8 @@ static inline int case_out_vector(const CaseBuild *b, int slot, int n, int h, in
     return id;
 }
 
-static inline Node *case_node(const CaseBuild *b, int n_in, const int *in, int n_out, const int *out)
+static inline Node *case_node(const CaseBuild *b, int n_in, const int *in, int n_out,
+                              const int *out)
 {
     return graph_node(b->g, b->c->op, b->c->name, n_in, in, n_out, out);
 }
@@ -288,14 +300,16 @@ static inline void case_conv(const CaseBuild *b)
     const int weight = params_find(&b->net->params, "weight");
     if (c->op == OP_CONV) {
         const int in[4] = {case_in(b, 0, g->act, c->h, c->w, c->c), graph_param(g, weight),
-                           c->form & C_BIAS ? graph_param(g, params_find(&b->net->params, "bias")) : -1,
+                           c->form & C_BIAS ? graph_param(g, params_find(&b->net->params, "bias"))
+                                            : -1,
                            c->form & C_RESIDUAL ? case_in(b, 3, g->act, oh, ow, c->o) : -1};
         case_node(b, 4, in, 1, (int[]){case_out(b, 0, g->act, oh, ow, c->o)})->attr.conv = attr;
     } else if (c->op == OP_CONV_DGRAD) {
         const int in[2] = {case_in(b, 0, g->act, oh, ow, c->o), graph_param(g, weight)};
         case_node(b, 2, in, 1, (int[]){case_out(b, 0, g->act, c->h, c->w, c->c)})->attr.conv = attr;
     } else {
-        const int in[2] = {case_in(b, 0, g->act, c->h, c->w, c->c), case_in(b, 1, g->act, oh, ow, c->o)};
+        const int in[2] = {case_in(b, 0, g->act, c->h, c->w, c->c),
+                           case_in(b, 1, g->act, oh, ow, c->o)};
         case_node(b, 2, in, 1, (int[]){graph_param_grad(g, weight)})->attr.conv = attr;
     }
 }
@@ -307,7 +321,8 @@ static inline void case_linear(const CaseBuild *b)
     const int weight = params_find(&b->net->params, "weight");
     if (c->op == OP_LINEAR) {
         const int in[3] = {case_in(b, 0, g->act, 1, 1, c->c), graph_param(g, weight),
-                           c->form & C_BIAS ? graph_param(g, params_find(&b->net->params, "bias")) : -1};
+                           c->form & C_BIAS ? graph_param(g, params_find(&b->net->params, "bias"))
+                                            : -1};
         case_node(b, 3, in, 1, (int[]){case_out(b, 0, g->math, 1, 1, c->o)});
     } else if (c->op == OP_LINEAR_DGRAD) {
         const int in[2] = {case_in(b, 0, g->math, 1, 1, c->o), graph_param(g, weight)};
@@ -324,9 +339,10 @@ static inline void case_bn(const CaseBuild *b)
     Graph *g = b->g;
     const DType act = g->act;
     const int first = params_find(&b->net->params, "gamma");
-    const int rows = c->op == OP_BN_STATS || c->op == OP_BN_REDUCE || c->op == OP_BN_DX || c->rows > 0
-                         ? graph_rows_valid(g)
-                         : -1;
+    const int rows =
+        c->op == OP_BN_STATS || c->op == OP_BN_REDUCE || c->op == OP_BN_DX || c->rows > 0
+            ? graph_rows_valid(g)
+            : -1;
     int in[6] = {-1, -1, -1, -1, -1, -1};
     int out[2] = {-1, -1};
     int n_in = 0;
@@ -393,8 +409,10 @@ static inline void case_bn(const CaseBuild *b)
         n_in = 6;
         break;
     }
-    const BnAttr attr = {
-        .eps = 1e-5F, .momentum = 0.1F, .relu = (c->form & C_RELU) != 0, .frozen = (c->form & C_FROZEN) != 0};
+    const BnAttr attr = {.eps = 1e-5F,
+                         .momentum = 0.1F,
+                         .relu = (c->form & C_RELU) != 0,
+                         .frozen = (c->form & C_FROZEN) != 0};
     case_node(b, n_in, in, out[1] >= 0 ? 2 : 1, out)->attr.bn = attr;
 }
 
@@ -430,7 +448,8 @@ static inline void case_fold(const CaseBuild *b)
     for (int i = 0; i < 4; i++) {
         in[2 + i] = graph_param(b->g, first + i);
     }
-    const int out[2] = {case_out_vector(b, 0, c->o, c->k, c->k, c->c), case_out_vector(b, 1, 1, 1, 1, c->o)};
+    const int out[2] = {case_out_vector(b, 0, c->o, c->k, c->k, c->c),
+                        case_out_vector(b, 1, 1, 1, 1, c->o)};
     case_node(b, 6, in, 2, out)->attr.bn = (BnAttr){.eps = 1e-5F, .momentum = 0.1F};
 }
 
@@ -442,7 +461,10 @@ static inline RowValue case_value(float value)
 static inline DistillSpec case_spec(const OpCase *c)
 {
     DistillSpec spec = {.energy_temperature = 1, .ce_weight = case_value(1)};
-    DistillTerm term = {.factor = FACTOR_TSTT, .weight = case_value(0.9F), .ts = case_value(4), .tt = case_value(4)};
+    DistillTerm term = {.factor = FACTOR_TSTT,
+                        .weight = case_value(0.9F),
+                        .ts = case_value(4),
+                        .tt = case_value(4)};
     spec.n_terms = 1;
     switch (c->distill) {
     case D_CE:
@@ -512,8 +534,10 @@ static inline void case_distill(const CaseBuild *b)
         in[DISTILL_IN_TARGET_KIND] = case_in(b, DISTILL_IN_TARGET_KIND, DT_I32, 1, 1, 2);
         in[DISTILL_IN_TARGET_WEIGHT] = case_in(b, DISTILL_IN_TARGET_WEIGHT, DT_F32, 1, 1, 2);
         in[DISTILL_IN_TARGET_CLASS] = case_in(b, DISTILL_IN_TARGET_CLASS, DT_I32, 1, 1, 2);
-        in[DISTILL_IN_SPARSE_INDEX] = case_in(b, DISTILL_IN_SPARSE_INDEX, DT_I32, 1, 1, 2 * CASE_SPARSE_K);
-        in[DISTILL_IN_SPARSE_VALUE] = case_in(b, DISTILL_IN_SPARSE_VALUE, DT_F32, 1, 1, 2 * CASE_SPARSE_K);
+        in[DISTILL_IN_SPARSE_INDEX] =
+            case_in(b, DISTILL_IN_SPARSE_INDEX, DT_I32, 1, 1, 2 * CASE_SPARSE_K);
+        in[DISTILL_IN_SPARSE_VALUE] =
+            case_in(b, DISTILL_IN_SPARSE_VALUE, DT_F32, 1, 1, 2 * CASE_SPARSE_K);
         in[DISTILL_IN_DENSE] = case_in(b, DISTILL_IN_DENSE, DT_F32, 1, 1, 2 * c->c);
     }
     const int node = graph_distill(g, c->name, &spec, in);
@@ -534,7 +558,8 @@ static inline void case_optimizer(const CaseBuild *b)
         return;
     }
     const bool stats = (b->c->form & C_STATS) != 0;
-    const int in[2] = {case_in_vector(b, 0, DT_F32, HYPER_COUNT), stats ? case_in_vector(b, 1, g->math, 2) : -1};
+    const int in[2] = {case_in_vector(b, 0, DT_F32, HYPER_COUNT),
+                       stats ? case_in_vector(b, 1, g->math, 2) : -1};
     case_node(b, 2, in, 0, NULL)->attr.sgd.decay_norm_bias = (b->c->form & C_DECAY_ALL) != 0;
 }
 
@@ -542,15 +567,17 @@ static inline void case_params(const CaseBuild *b)
 {
     const OpCase *c = b->c;
     const bool optimizer = c->op == OP_SGD || c->op == OP_GRAD_NORM;
-    const bool weight = c->op == OP_CONV || c->op == OP_CONV_DGRAD || c->op == OP_CONV_WGRAD || c->op == OP_LINEAR ||
-                        c->op == OP_LINEAR_DGRAD || c->op == OP_LINEAR_WGRAD || c->op == OP_FOLD_BN;
+    const bool weight = c->op == OP_CONV || c->op == OP_CONV_DGRAD || c->op == OP_CONV_WGRAD ||
+                        c->op == OP_LINEAR || c->op == OP_LINEAR_DGRAD ||
+                        c->op == OP_LINEAR_WGRAD || c->op == OP_FOLD_BN;
     if (weight || optimizer) {
         case_weight(b);
     }
     if ((c->form & C_BIAS) || c->op == OP_BIAS_GRAD || optimizer) {
         case_vector_param(b, "bias", ROLE_BIAS, c->op == OP_BIAS_GRAD ? c->c : c->o);
     }
-    const bool bn = c->op == OP_BN_FINALIZE || c->op == OP_BN_RUNNING || c->op == OP_BN_INFER || c->op == OP_BN_DPARAM;
+    const bool bn = c->op == OP_BN_FINALIZE || c->op == OP_BN_RUNNING || c->op == OP_BN_INFER ||
+                    c->op == OP_BN_DPARAM;
     if (bn || optimizer || c->op == OP_FOLD_BN) {
         const int channels = bn ? c->c : c->o;
         case_vector_param(b, "gamma", ROLE_BN_WEIGHT, channels);
@@ -565,16 +592,22 @@ static inline void case_simple(const CaseBuild *b)
 {
     const OpCase *c = b->c;
     Graph *g = b->g;
-    const bool logits = c->op == OP_BIAS_GRAD && c->h == 1 && c->w == 1; /* the gradient of logits is never 16 bits */
-    const int in0 = case_in(b, 0, c->op == OP_IMAGE ? DT_U8 : logits ? g->math : g->act, c->h,
-                            c->w, c->op == OP_IMAGE ? 3 : c->c);
+    const bool logits = c->op == OP_BIAS_GRAD && c->h == 1 &&
+                        c->w == 1; /* the gradient of logits is never 16 bits */
+    const int in0 = case_in(b, 0,
+                            c->op == OP_IMAGE ? DT_U8
+                            : logits          ? g->math
+                                              : g->act,
+                            c->h, c->w, c->op == OP_IMAGE ? 3 : c->c);
     if (c->op == OP_BIAS_GRAD) {
-        case_node(b, 1, &in0, 1, (int[]){graph_param_grad(g, params_find(&b->net->params, "bias"))});
+        case_node(b, 1, &in0, 1,
+                  (int[]){graph_param_grad(g, params_find(&b->net->params, "bias"))});
         return;
     }
     if (c->op == OP_IMAGE) {
         const ImageAttr attr = {{0.5071F, 0.4867F, 0.4408F}, {0.2675F, 0.2565F, 0.2761F}};
-        case_node(b, 1, &in0, 1, (int[]){case_out(b, 0, g->act, c->h, c->w, c->o)})->attr.image = attr;
+        case_node(b, 1, &in0, 1, (int[]){case_out(b, 0, g->act, c->h, c->w, c->o)})->attr.image =
+            attr;
         return;
     }
     const bool two = c->op == OP_RELU_BWD || c->op == OP_ADD;

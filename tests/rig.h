@@ -1,5 +1,6 @@
-/* For tests and op benches: a graph on a backend with parameter arenas of its own, everything read and written as
- * doubles, whatever the storage type. Device memory is reached through the backend's table only.
+/* For tests and op benches: a graph on a backend with parameter arenas of its own, everything read
+ * and written as doubles, whatever the storage type. Device memory is reached through the backend's
+ * table only.
  *
  * Use: rig_open; rig_set_* and rig_write; rig_refresh; rig_run; rig_read, rig_get; rig_close. */
 #ifndef CUDISTILL_TESTS_RIG_H
@@ -70,7 +71,8 @@ static inline size_t rig_arena_elems(const Params *params, Arena arena)
     return params->arena_elems[arena == ARENA_GRAD ? ARENA_WEIGHT : arena];
 }
 
-static inline Err *rig_open(Rig *rig, Backend *backend, const Graph *graph, const ExecOptions *options)
+static inline Err *rig_open(Rig *rig, Backend *backend, const Graph *graph,
+                            const ExecOptions *options)
 {
     static const Arena arenas[] = {ARENA_WEIGHT, ARENA_GRAD, ARENA_FROZEN, ARENA_STATE};
     *rig = (Rig){.backend = backend, .params = graph->params, .math = graph->math};
@@ -81,8 +83,8 @@ static inline Err *rig_open(Rig *rig, Backend *backend, const Graph *graph, cons
         CHECK(rig->arena[arenas[i]], "out of memory");
         exec_bind(rig->exec, arenas[i], rig->arena[arenas[i]]);
     }
-    rig->moment =
-        backend->alloc(backend, MEM_DEVICE, (rig->params->arena_elems[ARENA_WEIGHT] + 1) * dtype_size(rig->math));
+    rig->moment = backend->alloc(
+        backend, MEM_DEVICE, (rig->params->arena_elems[ARENA_WEIGHT] + 1) * dtype_size(rig->math));
     CHECK(rig->moment, "out of memory");
     exec_bind_moment(rig->exec, rig->moment);
     return NULL;
@@ -103,14 +105,16 @@ static inline void rig_close(Rig *rig)
     *rig = (Rig){0};
 }
 
-static inline void rig_put(Rig *rig, void *base, DType dtype, size_t first, size_t elems, const double *values)
+static inline void rig_put(Rig *rig, void *base, DType dtype, size_t first, size_t elems,
+                           const double *values)
 {
     const size_t bytes = elems * dtype_size(dtype);
     void *staged = xmalloc(bytes + 1);
     for (size_t i = 0; i < elems; i++) {
         value_store(dtype, staged, i, values[i]);
     }
-    rig->backend->upload(rig->backend, QUEUE_COMPUTE, (char *)base + first * dtype_size(dtype), staged, bytes);
+    rig->backend->upload(rig->backend, QUEUE_COMPUTE, (char *)base + first * dtype_size(dtype),
+                         staged, bytes);
     rig->backend->sync(rig->backend, QUEUE_COMPUTE);
     free(staged);
 }
@@ -119,7 +123,8 @@ static inline double *rig_take(Rig *rig, const void *base, DType dtype, size_t f
 {
     const size_t bytes = elems * dtype_size(dtype);
     void *staged = xmalloc(bytes + 1);
-    rig->backend->download(rig->backend, QUEUE_COMPUTE, staged, (const char *)base + first * dtype_size(dtype), bytes);
+    rig->backend->download(rig->backend, QUEUE_COMPUTE, staged,
+                           (const char *)base + first * dtype_size(dtype), bytes);
     rig->backend->sync(rig->backend, QUEUE_COMPUTE);
     double *values = xmalloc((elems + 1) * sizeof *values);
     for (size_t i = 0; i < elems; i++) {
@@ -197,7 +202,8 @@ static inline void rig_refresh(Rig *rig)
 }
 static inline void rig_run(Rig *rig, int rows, float scale, bool grad_add, bool bn_update)
 {
-    const ExecRun run = {.rows = rows, .scale = scale, .grad_add = grad_add, .bn_update = bn_update};
+    const ExecRun run = {
+        .rows = rows, .scale = scale, .grad_add = grad_add, .bn_update = bn_update};
     exec_run(rig->exec, &run);
     exec_sync(rig->exec);
 }

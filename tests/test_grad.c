@@ -1,9 +1,10 @@
-/* Gradients against central differences, in double on `ref`: every op with a gradient, whole small networks (fused and
- * not), and every form of the distillation loss.
+/* Gradients against central differences, in double on `ref`: every op with a gradient, and whole
+ * small networks (fused and not). The forms of the distillation loss are in test_grad_distill.c.
  *
- * (L(x+h) - L(x-h)) / 2h has an error of h^2 L'''/6 from the formula and eps*|L|/h from rounding; with h = 1e-5 and losses
- * and third derivatives of order 1..10 both are below 1e-9. Asked: 1e-6 of the tensor's largest gradient. Data keep ReLU
- * and pooling away from their kinks (a step of h crosses none with these seeds). */
+ * (L(x+h) - L(x-h)) / 2h has an error of h^2 L'''/6 from the formula and eps*|L|/h from
+ * rounding; with h = 1e-5 and losses and third derivatives of order 1..10 both are below 1e-9.
+ * Asked: 1e-6 of the tensor's largest gradient. Data keep ReLU and pooling away from their kinks
+ * (a step of h crosses none with these seeds). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -24,16 +25,17 @@ typedef struct {
     int rows;               /* valid rows; 0 = all */
     int inputs[MAX_INPUTS]; /* tensors whose gradient is wanted */
     int n_inputs;
-    int y;                  /* with a seed: loss = sum of "seed" * "y"; -1: sum of the loss nodes */
+    int y; /* with a seed: loss = sum of "seed" * "y"; -1: sum of the loss nodes */
     double *seed;
-    double used;            /* largest error, in tolerances */
+    double used; /* largest error, in tolerances */
 } Problem;
 
 /* ---- Building blocks ---- */
 
 static int weight(Problem *p, const char *name, int o, int i, int k)
 {
-    return params_add(&p->params, name, ROLE_CONV_WEIGHT, 4, (int[]){o, i, k, k}, true, INIT_ZERO, 0);
+    return params_add(&p->params, name, ROLE_CONV_WEIGHT, 4, (int[]){o, i, k, k}, true, INIT_ZERO,
+                      0);
 }
 
 static int vector(Problem *p, const char *name, ParamRole role, int count)
@@ -44,7 +46,8 @@ static int vector(Problem *p, const char *name, ParamRole role, int count)
 static int bn_params(Problem *p, const char *name, int c)
 {
     char part[64];
-    static const ParamRole roles[4] = {ROLE_BN_WEIGHT, ROLE_BN_BIAS, ROLE_RUNNING_MEAN, ROLE_RUNNING_VAR};
+    static const ParamRole roles[4] = {ROLE_BN_WEIGHT, ROLE_BN_BIAS, ROLE_RUNNING_MEAN,
+                                       ROLE_RUNNING_VAR};
     int first = -1;
     for (int i = 0; i < 4; i++) {
         snprintf(part, sizeof part, "%s.%d", name, i);
@@ -111,7 +114,9 @@ static double *draw_param(const Param *param, uint64_t seed)
     const double fan_in = matrix ? (double)param->count / param->shape[0] : 10;
     for (size_t i = 0; i < param->count; i++) {
         v[i] = sqrt(2 / fan_in) * rng_normal(&rng);
-        v[i] = param->role == ROLE_BN_WEIGHT ? 1 + 0.5 * v[i] : param->role == ROLE_RUNNING_VAR ? 0.5 + fabs(v[i]) : v[i];
+        v[i] = param->role == ROLE_BN_WEIGHT     ? 1 + 0.5 * v[i]
+               : param->role == ROLE_RUNNING_VAR ? 0.5 + fabs(v[i])
+                                                 : v[i];
     }
     return v;
 }
@@ -153,8 +158,8 @@ static void assign_input(Problem *p, Rig *rig, int id, const double *values)
 }
 
 /* `values` of the parameter or input `id` have the gradient `grad`. */
-static void check_tensor(Problem *p, Rig *rig, const char *name, Assign assign, int id, double *values, size_t elems,
-                         const double *grad)
+static void check_tensor(Problem *p, Rig *rig, const char *name, Assign assign, int id,
+                         double *values, size_t elems, const double *grad)
 {
     double largest = 1e-3;
     for (size_t i = 0; i < elems; i++) {
@@ -174,7 +179,8 @@ static void check_tensor(Problem *p, Rig *rig, const char *name, Assign assign, 
         const double numeric = (up - down) / (2 * STEP);
         const double share = fabs(numeric - grad[i]) / (TOLERANCE * largest);
         if (!(share <= 1)) {
-            fail_msg("%s[%zu]: gradient %.10g, central difference %.10g", name, i, grad[i], numeric);
+            fail_msg("%s[%zu]: gradient %.10g, central difference %.10g", name, i, grad[i],
+                     numeric);
         }
         p->used = fmax(p->used, share);
     }
@@ -185,7 +191,8 @@ static void write_all(Problem *p, Rig *rig)
 {
     for (int t = 0; t < p->g.n_tensors; t++) {
         const Tensor *tensor = &p->g.tensors[t];
-        const bool scalar = strcmp(tensor->name, "rows_valid") == 0 || strcmp(tensor->name, "scale") == 0;
+        const bool scalar =
+            strcmp(tensor->name, "rows_valid") == 0 || strcmp(tensor->name, "scale") == 0;
         if (tensor->kind == TENSOR_INPUT && !scalar && strcmp(tensor->name, "seed") != 0) {
             double *values = draw_input(tensor, (uint64_t)t + 1);
             rig_write(rig, tensor->name, values);
@@ -225,7 +232,8 @@ static void check_graph(Problem *p, Backend *backend, const int *wanted, unsigne
     for (int i = 0; i < p->n_inputs; i++) {
         const Tensor *t = &p->g.tensors[p->inputs[i]];
         double *values = draw_input(t, (uint64_t)p->inputs[i] + 1);
-        check_tensor(p, &rig, t->name, assign_input, p->inputs[i], values, tensor_elems(t), input_grads[i]);
+        check_tensor(p, &rig, t->name, assign_input, p->inputs[i], values, tensor_elems(t),
+                     input_grads[i]);
         free(values);
         free(input_grads[i]);
     }
@@ -233,7 +241,8 @@ static void check_graph(Problem *p, Backend *backend, const int *wanted, unsigne
         const Param *param = &p->params.items[i];
         if (param_grads[i]) {
             double *values = draw_param(param, (uint64_t)i + 1);
-            check_tensor(p, &rig, param->name, assign_param, i, values, param->count, param_grads[i]);
+            check_tensor(p, &rig, param->name, assign_param, i, values, param->count,
+                         param_grads[i]);
             free(values);
             free(param_grads[i]);
         }
@@ -256,7 +265,8 @@ static void end(Problem *p)
     free(p->seed);
 }
 
-/* Gradient of sum(seed * y) for all parameters and inputs of the problem, with fusion and without. */
+/* Gradient of sum(seed * y) for all parameters and inputs of the problem, with fusion and
+ * without. */
 static void check_seeded(Problem *p, const char *name, int y)
 {
     const Tensor t = p->g.tensors[y];
@@ -290,18 +300,20 @@ static void test_conv(void **state)
     static const struct {
         const char *name;
         int h, w, c, o, k, stride, pad, groups;
-    } shapes[] = {{"conv 3x3", 5, 4, 3, 4, 3, 1, 1, 1},       {"conv 3x3 s2", 5, 6, 2, 3, 3, 2, 1, 1},
-                  {"conv 1x1 s2", 5, 5, 3, 2, 1, 2, 0, 1},    {"conv 7x7 s2 p3", 8, 9, 2, 2, 7, 2, 3, 1},
-                  {"conv 5x5", 5, 5, 1, 1, 5, 1, 2, 1},       {"conv groups", 4, 4, 4, 6, 3, 1, 1, 2},
-                  {"conv depthwise", 4, 3, 3, 3, 3, 1, 1, 3}, {"conv H=W=1", 1, 1, 2, 3, 3, 1, 1, 1}};
+    } shapes[] = {
+        {"conv 3x3", 5, 4, 3, 4, 3, 1, 1, 1},       {"conv 3x3 s2", 5, 6, 2, 3, 3, 2, 1, 1},
+        {"conv 1x1 s2", 5, 5, 3, 2, 1, 2, 0, 1},    {"conv 7x7 s2 p3", 8, 9, 2, 2, 7, 2, 3, 1},
+        {"conv 5x5", 5, 5, 1, 1, 5, 1, 2, 1},       {"conv groups", 4, 4, 4, 6, 3, 1, 1, 2},
+        {"conv depthwise", 4, 3, 3, 3, 3, 1, 1, 3}, {"conv H=W=1", 1, 1, 2, 3, 3, 1, 1, 1}};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         Problem p;
         begin(&p, 2);
         const int w = weight(&p, "w", shapes[i].o, shapes[i].c / shapes[i].groups, shapes[i].k);
         const int b = vector(&p, "b", ROLE_BIAS, shapes[i].o);
         const int x = input(&p, "x", shapes[i].h, shapes[i].w, shapes[i].c);
-        check_seeded(&p, shapes[i].name,
-                     graph_conv(&p.g, "conv", x, w, b, shapes[i].stride, shapes[i].pad, shapes[i].groups));
+        check_seeded(
+            &p, shapes[i].name,
+            graph_conv(&p.g, "conv", x, w, b, shapes[i].stride, shapes[i].pad, shapes[i].groups));
     }
 }
 
@@ -321,9 +333,12 @@ static void test_bn(void **state)
         BnMode mode;
         int rows;
         bool relu;
-    } modes[] = {{"bn train", BN_TRAIN, 0, false},        {"bn train rows", BN_TRAIN, 3, false},
-                 {"bn frozen stats", BN_FROZEN_STATS, 0, false}, {"bn eval", BN_EVAL, 0, false},
-                 {"bn train relu", BN_TRAIN, 0, true},    {"bn train relu rows", BN_TRAIN, 2, true},
+    } modes[] = {{"bn train", BN_TRAIN, 0, false},
+                 {"bn train rows", BN_TRAIN, 3, false},
+                 {"bn frozen stats", BN_FROZEN_STATS, 0, false},
+                 {"bn eval", BN_EVAL, 0, false},
+                 {"bn train relu", BN_TRAIN, 0, true},
+                 {"bn train relu rows", BN_TRAIN, 2, true},
                  {"bn eval relu", BN_EVAL, 0, true}};
     for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
         Problem p;
@@ -361,10 +376,12 @@ static void test_pool(void **state)
         Problem p;
         begin(&p, 2);
         snprintf(name, sizeof name, "avgpool %d s%d p%d", k[0], k[1], k[2]);
-        check_seeded(&p, name, graph_avgpool(&p.g, "pool", input(&p, "x", k[3], k[3], 3), k[0], k[1], k[2]));
+        check_seeded(&p, name,
+                     graph_avgpool(&p.g, "pool", input(&p, "x", k[3], k[3], 3), k[0], k[1], k[2]));
         begin(&p, 2);
         snprintf(name, sizeof name, "maxpool %d s%d p%d", k[0], k[1], k[2]);
-        check_seeded(&p, name, graph_maxpool(&p.g, "pool", input(&p, "x", k[3], k[3], 3), k[0], k[1], k[2]));
+        check_seeded(&p, name,
+                     graph_maxpool(&p.g, "pool", input(&p, "x", k[3], k[3], 3), k[0], k[1], k[2]));
     }
 }
 
@@ -396,12 +413,14 @@ static int basic_block(Problem *p, const char *base, int x, int o, int stride)
         snprintf(name[i], sizeof name[i], "%s.%s", base, parts[i]);
     }
     char part[64];
-    int y = bn(p, strcat(strcpy(part, name[0]), ".bn"), conv(p, name[0], x, o, 3, stride), BN_TRAIN);
+    int y =
+        bn(p, strcat(strcpy(part, name[0]), ".bn"), conv(p, name[0], x, o, 3, stride), BN_TRAIN);
     y = graph_relu(&p->g, strcat(strcpy(part, name[0]), ".relu"), y);
     y = bn(p, strcat(strcpy(part, name[1]), ".bn"), conv(p, name[1], y, o, 3, 1), BN_TRAIN);
     int shortcut = x;
     if (stride != 1 || p->g.tensors[x].c != o) {
-        shortcut = bn(p, strcat(strcpy(part, name[2]), ".bn"), conv(p, name[2], x, o, 1, stride), BN_TRAIN);
+        shortcut = bn(p, strcat(strcpy(part, name[2]), ".bn"), conv(p, name[2], x, o, 1, stride),
+                      BN_TRAIN);
     }
     return graph_relu(&p->g, name[4], graph_add(&p->g, name[3], y, shortcut));
 }
@@ -420,7 +439,8 @@ static void test_basic_blocks(void **state)
         p.rows = rows;
         int y = basic_block(&p, "a", input(&p, "x", 6, 6, 3), 3, 1);
         y = basic_block(&p, "b", y, 4, 2);
-        check_seeded(&p, rows ? "basic blocks, 3 of 4 rows" : "basic blocks", linear(&p, "fc", global_pool(&p, "p", y), 5));
+        check_seeded(&p, rows ? "basic blocks, 3 of 4 rows" : "basic blocks",
+                     linear(&p, "fc", global_pool(&p, "p", y), 5));
     }
 }
 
@@ -444,11 +464,14 @@ static void test_pools_and_frozen_parts(void **state)
     (void)state;
     Problem p;
     begin(&p, 3);
-    int y = graph_relu(&p.g, "relu1", bn(&p, "bn1", conv(&p, "conv1", input(&p, "x", 9, 9, 3), 4, 3, 1), BN_TRAIN));
+    int y =
+        graph_relu(&p.g, "relu1",
+                   bn(&p, "bn1", conv(&p, "conv1", input(&p, "x", 9, 9, 3), 4, 3, 1), BN_TRAIN));
     y = graph_maxpool(&p.g, "max", y, 3, 2, 1);
     y = graph_relu(&p.g, "relu2", bn(&p, "bn2", conv(&p, "conv2", y, 3, 3, 1), BN_EVAL));
     y = graph_avgpool(&p.g, "avg", y, 2, 2, 0);
-    const int frozen = params_add(&p.params, "frozen", ROLE_CONV_WEIGHT, 4, (int[]){4, 3, 1, 1}, false, INIT_ZERO, 0);
+    const int frozen = params_add(&p.params, "frozen", ROLE_CONV_WEIGHT, 4, (int[]){4, 3, 1, 1},
+                                  false, INIT_ZERO, 0);
     y = graph_conv(&p.g, "frozen", y, frozen, -1, 1, 0, 1);
     y = graph_relu(&p.g, "relu3", bn(&p, "bn3", y, BN_FROZEN_STATS));
     check_seeded(&p, "pools and frozen parts", linear(&p, "fc", global_pool(&p, "p", y), 4));
@@ -462,8 +485,8 @@ static RowValue constant(float value)
 static DistillSpec kd_spec(void)
 {
     DistillSpec spec = {.n_terms = 1, .ce_weight = constant(0.7F), .energy_temperature = 1};
-    spec.terms[0] =
-        (DistillTerm){.factor = FACTOR_TSTT, .weight = constant(0.9F), .ts = constant(2), .tt = constant(3)};
+    spec.terms[0] = (DistillTerm){
+        .factor = FACTOR_TSTT, .weight = constant(0.9F), .ts = constant(2), .tt = constant(3)};
     return spec;
 }
 
@@ -490,7 +513,8 @@ static void test_two_losses(void **state)
     in[DISTILL_IN_T] = teacher;
     in[DISTILL_IN_LABELS] = labels;
     DistillSpec spec = kd_spec();
-    in[DISTILL_IN_Z] = linear(&p, "fc", global_pool(&p, "p1", basic_block(&p, "b", trunk, 4, 2)), CLASSES);
+    in[DISTILL_IN_Z] =
+        linear(&p, "fc", global_pool(&p, "p1", basic_block(&p, "b", trunk, 4, 2)), CLASSES);
     graph_distill(&p.g, "main", &spec, in);
     in[DISTILL_IN_Z] = linear(&p, "aux", global_pool(&p, "p2", trunk), CLASSES);
     in[DISTILL_IN_T] = -1;
@@ -513,251 +537,14 @@ static void test_random_graphs(void **state)
     double used = 0;
     for (uint64_t seed = 1; seed <= 12; seed++) {
         Problem p = {.y = -1};
-        p.g = random_graph_make(seed, &p.params, (RandomGraphOptions){.act = DT_F64, .backward = true, .ops = 8});
+        p.g = random_graph_make(seed, &p.params,
+                                (RandomGraphOptions){.act = DT_F64, .backward = true, .ops = 8});
         check_graph(&p, backend, NULL, seed % 2 ? FUSE_ALL : 0);
         used = fmax(used, p.used);
         end(&p);
     }
     backend_close(backend);
     printf("%-28s %5.1f%%\n", "random graphs", 100 * used);
-}
-
-/* ---- The distillation loss ---- */
-
-enum { ROWS = 6, VALID = 5, DISTILL_CLASSES = 7, SPARSE = 2 };
-
-typedef struct {
-    const char *name;
-    DistillSpec spec;
-    bool row_params, theta, targets;
-} LossCase;
-
-static int distill_input(Problem *p, int *in, int slot, DType dtype, int n, int c)
-{
-    char name[16];
-    snprintf(name, sizeof name, "in%d", slot);
-    in[slot] = graph_input(&p->g, name, dtype, n, 1, 1, c, n == ROWS);
-    return in[slot];
-}
-
-static double distill_value(int slot, size_t i, Rng *rng)
-{
-    const double u = (double)rng_uniform(rng);
-    switch (slot) {
-    case DISTILL_IN_Z:
-    case DISTILL_IN_T:
-        return 2 * rng_normal(rng);
-    case DISTILL_IN_LABELS:
-    case DISTILL_IN_TARGET_CLASS:
-        return (double)rng_below(rng, DISTILL_CLASSES);
-    case DISTILL_IN_THETA:
-        return i == 0 ? -5 : -4;
-    case DISTILL_IN_ROW_PARAMS:
-        return i % 2 == 0 ? 0.2 + u : 1 + 3 * u;
-    case DISTILL_IN_TARGET_KIND:
-        return (double)(i % 2 == 0 ? 1 + i / 2 % 3 : i / 2 % 4);
-    case DISTILL_IN_SPARSE_INDEX:
-        return (double)((i * 3 + 1) % DISTILL_CLASSES);
-    default:
-        return u / 3;
-    }
-}
-
-static void build_loss(Problem *p, const LossCase *c)
-{
-    begin(p, ROWS);
-    p->rows = VALID;
-    params_finish(&p->params);
-    int in[DISTILL_IN_COUNT];
-    no_inputs(in);
-    p->inputs[p->n_inputs++] = distill_input(p, in, DISTILL_IN_Z, DT_F64, ROWS, DISTILL_CLASSES);
-    distill_input(p, in, DISTILL_IN_T, DT_F64, ROWS, DISTILL_CLASSES);
-    distill_input(p, in, DISTILL_IN_LABELS, DT_I32, ROWS, 1);
-    if (c->theta) {
-        distill_input(p, in, DISTILL_IN_THETA, DT_F32, 1, 2);
-    }
-    if (c->row_params) {
-        distill_input(p, in, DISTILL_IN_ROW_PARAMS, DT_F32, ROWS, 2);
-    }
-    if (c->targets) {
-        distill_input(p, in, DISTILL_IN_TARGET_KIND, DT_I32, ROWS, 2);
-        distill_input(p, in, DISTILL_IN_TARGET_WEIGHT, DT_F32, ROWS, 2);
-        distill_input(p, in, DISTILL_IN_TARGET_CLASS, DT_I32, ROWS, 2);
-        distill_input(p, in, DISTILL_IN_SPARSE_INDEX, DT_I32, ROWS, 2 * SPARSE);
-        distill_input(p, in, DISTILL_IN_SPARSE_VALUE, DT_F32, ROWS, 2 * SPARSE);
-        distill_input(p, in, DISTILL_IN_DENSE, DT_F32, ROWS, 2 * DISTILL_CLASSES);
-    }
-    const int node = graph_distill(&p->g, "loss", &c->spec, in);
-    graph_output(&p->g, p->g.nodes[node].out[DISTILL_OUT_DZ], "dz");
-}
-
-/* Writes all inputs; returns the student's logits. */
-static double *fill_loss(const Problem *p, Rig *rig)
-{
-    double *logits = NULL;
-    for (int slot = 0; slot < DISTILL_IN_COUNT; slot++) {
-        char name[16];
-        snprintf(name, sizeof name, "in%d", slot);
-        if (graph_find_tensor(&p->g, name) < 0) {
-            continue;
-        }
-        const size_t elems = rig_elems(rig, name);
-        Rng rng = rng_make(5, (uint32_t)slot, 1, RNG_TEST);
-        double *values = xmalloc((elems + 1) * sizeof *values);
-        for (size_t i = 0; i < elems; i++) {
-            values[i] = distill_value(slot, i, &rng);
-        }
-        rig_write(rig, name, values);
-        if (slot == DISTILL_IN_Z) {
-            logits = values;
-        } else {
-            free(values);
-        }
-    }
-    return logits;
-}
-
-/* Every logit of every valid row; the rows beyond have no gradient. */
-static void check_loss(Backend *backend, const LossCase *c)
-{
-    Problem p;
-    build_loss(&p, c);
-    Rig rig;
-    const ExecOptions options = {.check_plan = true, .poison = true};
-    assert_null(rig_open(&rig, backend, &p.g, &options));
-    double *logits = fill_loss(&p, &rig);
-    loss_of(&p, &rig);
-    double *dz = rig_read(&rig, "dz");
-    for (int i = 0; i < ROWS * DISTILL_CLASSES; i++) {
-        const double at = logits[i];
-        logits[i] = at + STEP;
-        rig_write(&rig, "in0", logits);
-        const double up = loss_of(&p, &rig);
-        logits[i] = at - STEP;
-        rig_write(&rig, "in0", logits);
-        const double numeric = (up - loss_of(&p, &rig)) / (2 * STEP);
-        logits[i] = at;
-        const double share = fabs(numeric - dz[i]) / TOLERANCE;
-        if (!(share <= 1) || (i >= VALID * DISTILL_CLASSES && dz[i] != 0)) {
-            fail_msg("%s: dz[%d] = %.10g, central difference %.10g", c->name, i, dz[i], numeric);
-        }
-        p.used = fmax(p.used, share);
-    }
-    printf("distill %-20s %5.1f%%\n", c->name, 100 * p.used);
-    free(logits);
-    free(dz);
-    rig_close(&rig);
-    end(&p);
-}
-
-/* WSL's weight depends on z but carries no gradient: dz is that of the same weights given as row parameters. */
-static void test_detached_weights(void **state)
-{
-    (void)state;
-    Backend *backend = open_ref();
-    double *dz[2];
-    double *weights = NULL;
-    for (int as_rows = 0; as_rows < 2; as_rows++) {
-        LossCase c = {.name = "WSL", .spec = kd_spec(), .row_params = as_rows};
-        c.spec.terms[0].weight = as_rows ? (RowValue){.source = SOURCE_ROW, .value = 1, .column = 0}
-                                         : (RowValue){.source = SOURCE_WSL, .value = 2};
-        Problem p;
-        build_loss(&p, &c);
-        Rig rig;
-        assert_null(rig_open(&rig, backend, &p.g, NULL));
-        free(fill_loss(&p, &rig));
-        if (as_rows) {
-            char name[16];
-            snprintf(name, sizeof name, "in%d", DISTILL_IN_ROW_PARAMS);
-            rig_write(&rig, name, weights);
-        }
-        loss_of(&p, &rig);
-        dz[as_rows] = rig_read(&rig, "dz");
-        if (!as_rows) {
-            double *rows = rig_read(&rig, "loss.rows");
-            weights = xcalloc(ROWS, 2 * sizeof *weights);
-            for (int i = 0; i < VALID; i++) {
-                weights[2 * i] = rows[i * ROW_FIELDS + ROW_A0];
-                assert_true(weights[2 * i] > 0 && weights[2 * i] < 2);
-            }
-            free(rows);
-        }
-        rig_close(&rig);
-        end(&p);
-    }
-    for (int i = 0; i < ROWS * DISTILL_CLASSES; i++) {
-        assert_true(fabs(dz[0][i] - dz[1][i]) <= TOLERANCE); /* row parameters are fp32 */
-    }
-    free(weights);
-    free(dz[0]);
-    free(dz[1]);
-    backend_close(backend);
-}
-
-static void test_distill_forms(void **state)
-{
-    (void)state;
-    Backend *backend = open_ref();
-    DistillSpec spec = kd_spec();
-    check_loss(backend, &(LossCase){.name = "KD", .spec = spec});
-    spec.terms[0].factor = FACTOR_NONE;
-    spec.smoothing = 0.2F;
-    check_loss(backend, &(LossCase){.name = "no factor, smoothing", .spec = spec});
-    spec = kd_spec();
-    spec.n_terms = 0;
-    check_loss(backend, &(LossCase){.name = "CE", .spec = spec});
-    spec = kd_spec();
-    spec.terms[0].form = FORM_DKD;
-    spec.terms[0].alpha = 1;
-    spec.terms[0].beta = 4;
-    check_loss(backend, &(LossCase){.name = "DKD", .spec = spec});
-    spec = kd_spec();
-    spec.terms[0].form = FORM_NKD;
-    spec.terms[0].gamma = 1.5F;
-    spec.terms[0].ts = spec.terms[0].tt = constant(1);
-    check_loss(backend, &(LossCase){.name = "NKD", .spec = spec});
-    spec.terms[0].ts = spec.terms[0].tt = constant(2);
-    check_loss(backend, &(LossCase){.name = "NKD, T = 2", .spec = spec});
-    spec = kd_spec();
-    spec.terms[0].zscore = true;
-    check_loss(backend, &(LossCase){.name = "LSKD", .spec = spec});
-    spec.terms[0].form = FORM_DKD;
-    spec.terms[0].alpha = 1;
-    spec.terms[0].beta = 2;
-    check_loss(backend, &(LossCase){.name = "LSKD of DKD", .spec = spec});
-    spec = kd_spec();
-    spec.terms[0].topk = 3;
-    check_loss(backend, &(LossCase){.name = "top-k", .spec = spec});
-    spec.terms[0].topk_renorm = true;
-    check_loss(backend, &(LossCase){.name = "top-k renormalised", .spec = spec});
-    spec = kd_spec();
-    spec.terms[0].ts = spec.terms[0].tt = (RowValue){.source = SOURCE_BAND, .band = {1.5F, 2, 4}};
-    check_loss(backend, &(LossCase){.name = "energy bands", .spec = spec, .theta = true});
-    spec = kd_spec();
-    spec.terms[0].weight = (RowValue){.source = SOURCE_ROW, .value = 1, .column = 0};
-    spec.terms[0].ts = spec.terms[0].tt = (RowValue){.source = SOURCE_ROW, .column = 1};
-    spec.ce_weight = (RowValue){.source = SOURCE_ROW, .column = 0};
-    check_loss(backend, &(LossCase){.name = "row parameters", .spec = spec, .row_params = true});
-    spec = kd_spec();
-    spec.terms[0].edit = EDIT_SWAP;
-    check_loss(backend, &(LossCase){.name = "KA swap", .spec = spec});
-    spec.terms[0].edit = EDIT_SMOOTH;
-    spec.terms[0].edit_delta = 0.1F;
-    check_loss(backend, &(LossCase){.name = "KA smooth", .spec = spec});
-    spec = kd_spec();
-    spec.terms[1] = spec.terms[0];
-    spec.terms[1].form = FORM_DKD;
-    spec.terms[1].alpha = 0.5F;
-    spec.terms[1].beta = 2;
-    spec.terms[2] = spec.terms[0];
-    spec.terms[2].zscore = true;
-    spec.n_terms = 3;
-    spec.smoothing = 0.1F;
-    spec.sparse_k = SPARSE;
-    check_loss(backend, &(LossCase){.name = "three terms, targets", .spec = spec, .targets = true});
-    spec.sparse_renorm = true;
-    check_loss(backend, &(LossCase){.name = "sparse renormalised", .spec = spec, .targets = true});
-    backend_close(backend);
 }
 
 int main(void)
@@ -774,8 +561,6 @@ int main(void)
         cmocka_unit_test(test_pools_and_frozen_parts),
         cmocka_unit_test(test_two_losses),
         cmocka_unit_test(test_random_graphs),
-        cmocka_unit_test(test_distill_forms),
-        cmocka_unit_test(test_detached_weights),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

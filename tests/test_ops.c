@@ -1,18 +1,22 @@
 /* Every op case on a backend against `ref`, and `ref` in fp32 against itself in double.
  *
- * Integer data: sums are exact in fp32, results must agree bit for bit. Other data, element i of an output:
+ * Integer data: sums are exact in fp32, results must agree bit for bit. Other data, element i of an
+ * output:
  *
  *   |a_i - b_i| <= c * eps32 * sqrt(K) * A_i + eps(type) * |b_i|
  *
- * The second part is one unit in the last place of the storage type (both sides round once). In the first, A_i is the sum
- * of the absolute values of the terms, found by running the op in double on data whose terms are all positive; K is how
- * many terms there are. Each of K additions rounds a partial sum of at most A_i by at most eps32/2 * A_i with either sign,
- * so sqrt(K) of them is what a random walk gives and c = 1 is twice that. Ops that are not sums (division, square root,
- * exponential) have A = the largest value of their output (of its column for row exports), and c from the number of
- * roundings and how much a later step amplifies them (see `rule_of`). The largest used share is printed for each op.
+ * The second part is one unit in the last place of the storage type (both sides round once). In the
+ * first, A_i is the sum of the absolute values of the terms, found by running the op in double on
+ * data whose terms are all positive; K is how many terms there are. Each of K additions rounds a
+ * partial sum of at most A_i by at most eps32/2 * A_i with either sign, so sqrt(K) of them is what
+ * a random walk gives and c = 1 is twice that. Ops that are not sums (division, square root,
+ * exponential) have A = the largest value of their output (of its column for row exports), and c
+ * from the number of roundings and how much a later step amplifies them (see `rule_of`). The
+ * largest used share is printed for each op.
  *
- * Which backend is tested: first argument or CUDISTILL_TEST_BACKEND, default cpu; CUDISTILL_TEST_ISA caps its instruction
- * set; a second argument limits the run to cases whose name contains it. */
+ * Which backend is tested: first argument or CUDISTILL_TEST_BACKEND, default cpu;
+ * CUDISTILL_TEST_ISA caps its instruction set; a second argument limits the run to cases whose
+ * name contains it. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -48,15 +52,16 @@ static void outputs_free(Outputs *outputs)
     outputs->count = 0;
 }
 
-static void outputs_add(Outputs *outputs, const char *name, const char *what, DType dtype, size_t elems, size_t columns,
-                        double *values)
+static void outputs_add(Outputs *outputs, const char *name, const char *what, DType dtype,
+                        size_t elems, size_t columns, double *values)
 {
     Output *out = &outputs->items[outputs->count++];
     *out = (Output){.dtype = dtype, .elems = elems, .columns = columns, .values = values};
     snprintf(out->name, sizeof out->name, "%.80s%s", name, what);
 }
 
-static void set_param(Rig *rig, const CaseNet *net, Arena arena, int param, int slot, DataMode mode, uint64_t seed)
+static void set_param(Rig *rig, const CaseNet *net, Arena arena, int param, int slot, DataMode mode,
+                      uint64_t seed)
 {
     double *values = case_param_values(net, param, slot, mode, net->graph.act, seed);
     rig_set_param(rig, arena, param, values);
@@ -89,13 +94,14 @@ static void collect(Rig *rig, const CaseNet *net, Outputs *outputs)
     for (int t = 0; t < net->graph.n_tensors; t++) {
         const Tensor *tensor = &net->graph.tensors[t];
         if (tensor->kind == TENSOR_ACT) {
-            outputs_add(outputs, tensor->name, "", tensor->dtype, tensor_elems(tensor), (size_t)tensor->c,
-                        rig_read(rig, tensor->name));
+            outputs_add(outputs, tensor->name, "", tensor->dtype, tensor_elems(tensor),
+                        (size_t)tensor->c, rig_read(rig, tensor->name));
         }
     }
     for (int p = 0; p < net->params.count; p++) {
         const Param *param = &net->params.items[p];
-        outputs_add(outputs, param->name, "", net->graph.math, param->count, 1, rig_get_param(rig, param->arena, p));
+        outputs_add(outputs, param->name, "", net->graph.math, param->count, 1,
+                    rig_get_param(rig, param->arena, p));
         if (param->arena == ARENA_WEIGHT) {
             outputs_add(outputs, param->name, " gradient", net->graph.math, param->count, 1,
                         rig_get_param(rig, ARENA_GRAD, p));
@@ -105,7 +111,8 @@ static void collect(Rig *rig, const CaseNet *net, Outputs *outputs)
     }
 }
 
-static void run_case(Backend *backend, const OpCase *c, DType act, DataMode mode, uint64_t seed, Outputs *outputs)
+static void run_case(Backend *backend, const OpCase *c, DType act, DataMode mode, uint64_t seed,
+                     Outputs *outputs)
 {
     CaseNet net;
     case_build(c, act, &net);
@@ -131,8 +138,8 @@ static void run_case(Backend *backend, const OpCase *c, DType act, DataMode mode
 /* ---- Tolerances ---- */
 
 typedef struct {
-    bool exact;      /* on integer data */
-    bool terms;      /* A from the magnitude run; else the largest value */
+    bool exact; /* on integer data */
+    bool terms; /* A from the magnitude run; else the largest value */
     double c, terms_count;
 } Rule;
 
@@ -180,7 +187,8 @@ static Rule rule_of(const OpCase *c)
         return (Rule){(c->form & C_FROZEN) != 0, true, 1, 36};
     case OP_GRAD_NORM: /* squares: the result is the sum of its absolute terms */
         return (Rule){false, false, 1, taps * c->c * c->o + 3.0 * c->o};
-    case OP_BN_FINALIZE: /* variance = E[x^2] - mean^2: amplified by (var + mean^2) / var, up to 20 with these data */
+    /* variance = E[x^2] - mean^2: amplified by (var + mean^2) / var, up to 20 with these data */
+    case OP_BN_FINALIZE:
     case OP_BN_RUNNING:
         return (Rule){false, false, 32, 1};
     case OP_DISTILL: /* exponentials of arguments up to 12 have that many eps */
@@ -206,15 +214,16 @@ static double term_scale(const OpCase *c, const Output *out, size_t i)
 static double largest(const Output *out, size_t i, bool by_column)
 {
     double max = 0;
-    for (size_t k = by_column ? i % out->columns : 0; k < out->elems; k += by_column ? out->columns : 1) {
+    for (size_t k = by_column ? i % out->columns : 0; k < out->elems;
+         k += by_column ? out->columns : 1) {
         max = fmax(max, fabs(out->values[k]));
     }
     return max;
 }
 
 /* False, and says where, when an element is out of tolerance. */
-static bool compare_output(const OpCase *c, const Output *got, const Output *want, const Output *terms, bool exact,
-                           Used *used)
+static bool compare_output(const OpCase *c, const Output *got, const Output *want,
+                           const Output *terms, bool exact, Used *used)
 {
     const Rule rule = rule_of(c);
     const bool integer = got->dtype == DT_U8 || got->dtype == DT_I32;
@@ -233,12 +242,12 @@ static bool compare_output(const OpCase *c, const Output *got, const Output *wan
         }
         const double max = by_column ? fmax(largest(want, i, true), term_scale(c, want, i)) : whole;
         const double scale = rule.terms ? terms->values[i] : max;
-        const double limit =
-            rule.c * dtype_eps(DT_F32) * sqrt(rule.terms_count) * scale + dtype_eps(got->dtype) * fabs(b);
+        const double limit = rule.c * dtype_eps(DT_F32) * sqrt(rule.terms_count) * scale +
+                             dtype_eps(got->dtype) * fabs(b);
         const double share = a == b ? 0 : fabs(a - b) / limit;
         if (!(share <= 1)) {
-            print_error("%s: %s[%zu] = %.9g, ref %.9g: %.3g times the tolerance %.3g\n", c->name, got->name, i, a, b,
-                        share, limit);
+            print_error("%s: %s[%zu] = %.9g, ref %.9g: %.3g times the tolerance %.3g\n", c->name,
+                        got->name, i, a, b, share, limit);
             return false;
         }
         used->share = fmax(used->share, share);
@@ -246,7 +255,8 @@ static bool compare_output(const OpCase *c, const Output *got, const Output *wan
     return true;
 }
 
-static void compare_case(Backend *golden, DType golden_act, Backend *subject, DType act, const OpCase *c, Used *used)
+static void compare_case(Backend *golden, DType golden_act, Backend *subject, DType act,
+                         const OpCase *c, Used *used)
 {
     for (int integers = 0; integers < 2; integers++) {
         if (integers && !rule_of(c).exact) {
@@ -257,10 +267,12 @@ static void compare_case(Backend *golden, DType golden_act, Backend *subject, DT
         Outputs want, got, terms;
         run_case(golden, c, golden_act, mode, seed, &want);
         run_case(subject, c, act, mode, seed, &got);
-        run_case(golden, c, DT_F64, rule_of(c).terms && !integers ? DATA_MAGNITUDE : mode, seed, &terms);
+        run_case(golden, c, DT_F64, rule_of(c).terms && !integers ? DATA_MAGNITUDE : mode, seed,
+                 &terms);
         assert_int_equal(got.count, want.count);
         for (int i = 0; i < got.count; i++) {
-            used->failed += !compare_output(c, &got.items[i], &want.items[i], &terms.items[i], integers, used);
+            used->failed +=
+                !compare_output(c, &got.items[i], &want.items[i], &terms.items[i], integers, used);
         }
         outputs_free(&want);
         outputs_free(&got);
@@ -279,7 +291,8 @@ static void compare_all(Backend *golden, DType golden_act, Backend *subject, DTy
         compare_case(golden, golden_act, subject, act, &op_cases[i], &used[op_cases[i].op]);
     }
     int failed = 0;
-    printf("%s %s against ref %s, used share of the tolerance:", subject->name, dtype_name(act), dtype_name(golden_act));
+    printf("%s %s against ref %s, used share of the tolerance:", subject->name, dtype_name(act),
+           dtype_name(golden_act));
     for (int op = 0; op < OP_COUNT; op++) {
         if (used[op].cases == 0) {
             if (only[0]) {
@@ -288,7 +301,8 @@ static void compare_all(Backend *golden, DType golden_act, Backend *subject, DTy
             fail_msg("no case for op %s", op_name((Op)op));
         }
         failed += used[op].failed;
-        printf(" %s %.0f%%%s", op_name((Op)op), 100 * used[op].share, used[op].share > 0.9 ? " (close!)" : "");
+        printf(" %s %.0f%%%s", op_name((Op)op), 100 * used[op].share,
+               used[op].share > 0.9 ? " (close!)" : "");
     }
     printf("\n");
     assert_int_equal(failed, 0);
@@ -298,7 +312,8 @@ static void compare_all(Backend *golden, DType golden_act, Backend *subject, DTy
 
 static Backend *open_backend(const char *name)
 {
-    const BackendOptions options = {.isa = strcmp(name, "ref") == 0 ? NULL : getenv("CUDISTILL_TEST_ISA")};
+    const BackendOptions options = {.isa = strcmp(name, "ref") == 0 ? NULL
+                                                                    : getenv("CUDISTILL_TEST_ISA")};
     Backend *backend = NULL;
     Err *err = backend_open(name, &options, &backend);
     if (err) {
@@ -321,7 +336,8 @@ static void check_subject(DType act)
     Backend *subject = open_backend(subject_name);
     DeviceInfo info;
     subject->info(subject, &info);
-    const bool usable = act == DT_F32 || (act == DT_BF16 && info.bf16) || (act == DT_F16 && info.fp16);
+    const bool usable =
+        act == DT_F32 || (act == DT_BF16 && info.bf16) || (act == DT_F16 && info.fp16);
     if (usable) {
         compare_all(ref, act, subject, act);
     } else {
@@ -349,7 +365,8 @@ static void test_backend_fp16(void **state)
     check_subject(DT_F16);
 }
 
-/* Known values by hand, so that ref itself is pinned to something: PyTorch's SGD on one weight, two steps. */
+/* Known values by hand, so that ref itself is pinned to something: PyTorch's SGD on one weight,
+ * two steps. */
 static void test_sgd_by_hand(void **state)
 {
     (void)state;
@@ -380,8 +397,8 @@ static void test_sgd_by_hand(void **state)
         rig_run(&rig, 1, 1, false, false);
         hyper[HYPER_FIRST] = 0;
     }
-    /* w: g' = 1.25, v = 1.25, w = 1.375; g' = 1.171875, v = 0.3125 + 1.171875, w = 1.375 - 0.7421875.
-     * b is not decayed: v = 1, b = 1.5; v = 1.25, b = 0.875. */
+    /* w: g' = 1.25, v = 1.25, w = 1.375; g' = 1.171875, v = 0.3125 + 1.171875, w = 1.375 -
+     * 0.7421875. b is not decayed: v = 1, b = 1.5; v = 1.25, b = 0.875. */
     double *w = rig_get_param(&rig, ARENA_WEIGHT, 0);
     double *b = rig_get_param(&rig, ARENA_WEIGHT, 1);
     assert_true(w[0] == 0.6328125);

@@ -1,5 +1,6 @@
-/* Threaded queues with random delays against inline execution, on graphs whose nodes are spread over queues; and the proof
- * that this can see a fault: with one wait removed from the plan, wrong numbers appear. */
+/* Threaded queues with random delays against inline execution, on graphs whose nodes are spread
+ * over queues; and the proof that this can see a fault: with one wait removed from the plan,
+ * wrong numbers appear. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -83,7 +84,8 @@ enum { GRAPHS = 20, TRIES = 200 };
 
 static Backend *open_backend(const char *name, bool threads, uint64_t delay_seed)
 {
-    const BackendOptions options = {.queue_threads = threads, .delay_seed = delay_seed, .threads = 1};
+    const BackendOptions options = {
+        .queue_threads = threads, .delay_seed = delay_seed, .threads = 1};
     Backend *backend = NULL;
     Err *err = backend_open(name, &options, &backend);
     if (err) {
@@ -94,7 +96,8 @@ static Backend *open_backend(const char *name, bool threads, uint64_t delay_seed
 
 static Graph queue_graph(uint64_t seed, Params *params)
 {
-    const RandomGraphOptions options = {.act = DT_F32, .backward = true, .sgd = seed % 2, .queues = QUEUE_COUNT, .ops = 8};
+    const RandomGraphOptions options = {
+        .act = DT_F32, .backward = true, .sgd = seed % 2, .queues = QUEUE_COUNT, .ops = 8};
     return random_graph_make(seed, params, options);
 }
 
@@ -112,7 +115,8 @@ static void check_threads(const char *name, int graphs)
         const char *where = NULL;
         const double difference = snapshot_difference(got, want, g.batch, &where);
         if (difference != 0) {
-            fail_msg("%s, seed %llu: '%s' differs by %.3g", name, (unsigned long long)seed, where, difference);
+            fail_msg("%s, seed %llu: '%s' differs by %.3g", name, (unsigned long long)seed, where,
+                     difference);
         }
         Plan *plan = plan_build(&g, NULL);
         for (int i = 0; i < plan->n_steps; i++) {
@@ -150,7 +154,8 @@ static void remove_wait(Exec *exec, void *context)
     for (int i = 0; i < plan->n_steps; i++) {
         PlanStep *step = &plan->steps[i];
         if (left < step->n_waits) {
-            memmove(&step->waits[left], &step->waits[left + 1], (size_t)(step->n_waits - left - 1) * sizeof(int));
+            memmove(&step->waits[left], &step->waits[left + 1],
+                    (size_t)(step->n_waits - left - 1) * sizeof(int));
             step->n_waits--;
             return;
         }
@@ -190,9 +195,12 @@ static void test_missing_wait_is_seen(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order_within_a_queue),     cmocka_unit_test(test_events_order_queues),
-        cmocka_unit_test(test_close_finishes),           cmocka_unit_test(test_ref_threads_equal_inline),
-        cmocka_unit_test(test_cpu_threads_equal_inline), cmocka_unit_test(test_missing_wait_is_seen),
+        cmocka_unit_test(test_order_within_a_queue),
+        cmocka_unit_test(test_events_order_queues),
+        cmocka_unit_test(test_close_finishes),
+        cmocka_unit_test(test_ref_threads_equal_inline),
+        cmocka_unit_test(test_cpu_threads_equal_inline),
+        cmocka_unit_test(test_missing_wait_is_seen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

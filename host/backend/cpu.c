@@ -1,5 +1,6 @@
-/* The cpu backend: the table, memory, and the way from a node to the file that computes it. Work runs on the calling thread
- * and its OpenMP team, or, where queues are threads (tests), on the queue's thread and a team of its own. */
+/* The cpu backend: the table, memory, and the way from a node to the file that computes it. Work
+ * runs on the calling thread and its OpenMP team, or, where queues are threads (tests), on the
+ * queue's thread and a team of its own. */
 #include "backend/cpu.h"
 
 #include <omp.h>
@@ -133,7 +134,8 @@ static Err *prepare_op(Backend *backend, Step *step, CpuStep *own)
     case OP_DISTILL:
         return cpu_prepare_distill(step, own);
     default:
-        return err_new(EXIT_INTERNAL, "the cpu backend has no code for op %s", op_name(step_node(step)->op));
+        return err_new(EXIT_INTERNAL, "the cpu backend has no code for op %s",
+                       op_name(step_node(step)->op));
     }
 }
 
@@ -151,7 +153,8 @@ static void release(Backend *backend, Step *step)
 static Err *prepare(Backend *backend, Step *step)
 {
     if (step->graph->math != DT_F32) {
-        return err_new(EXIT_CONFIG_ERR, "%s: the cpu backend computes in fp32, not %s: use the ref backend",
+        return err_new(EXIT_CONFIG_ERR,
+                       "%s: the cpu backend computes in fp32, not %s: use the ref backend",
                        step_node(step)->name, dtype_name(step->graph->math));
     }
     CpuStep *own = xcalloc(1, sizeof *own);
@@ -331,7 +334,8 @@ static void close_cpu(Backend *backend)
     free(cpu);
 }
 
-/* The size of a team as it really comes: a limit of the environment may make it smaller than asked for. */
+/* The size of a team as it really comes: a limit of the environment may make it smaller than asked
+ * for. */
 static int team_size(int wanted)
 {
     int size = 1;

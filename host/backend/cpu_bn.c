@@ -1,10 +1,10 @@
-/* Batch norm nodes on the CPU. A [pixels][channels] tensor is read as [rows][width] with width a multiple of CPU_BLOCK
- * (channels repeated), split over threads in equal parts; pixels left over at the end are handled by scalar loops. Sums are
- * combined thread by thread, so they repeat exactly at one thread count.
- *
- * Bytes moved (e = bytes of an element, P pixels, C channels): statistics e*P*C; apply 2e*P*C (+e*P*C residual); reduce
- * 2e*P*C (+ mask, second gradient, dz); dx 3e*P*C. Where y is relu(bn(x)) the mask is computed again from x instead of
- * reading y. */
+/* Batch norm nodes on the CPU. A [pixels][channels] tensor is read as [rows][width] with width a
+ * multiple of CPU_BLOCK (channels repeated), split over threads in equal parts; pixels left over at
+ * the end are handled by scalar loops. Sums are combined thread by thread, so they repeat exactly
+ * at one thread count.
+ * Bytes moved (e = bytes of an element, P pixels, C channels): statistics e*P*C; apply 2e*P*C
+ * (+e*P*C residual); reduce 2e*P*C (+ mask, second gradient, dz); dx 3e*P*C. Where y is relu(bn(x))
+ * the mask is computed again from x instead of reading y. */
 #include "backend/cpu.h"
 
 #include <math.h>
@@ -78,11 +78,13 @@ static ColumnCoef spread_coef(const CpuStep *own, const float *coef, int channel
     spread(workspace, coef + 2 * channels, channels, width);
     spread(workspace + width, coef + 3 * channels, channels, width);
     spread(workspace + 2 * width, coef, channels, width);
-    return (ColumnCoef){.scale = workspace, .shift = workspace + width, .mean = workspace + 2 * width};
+    return (ColumnCoef){
+        .scale = workspace, .shift = workspace + width, .mean = workspace + 2 * width};
 }
 
 /* Adds the threads' column sums up to channel sums: total[0..c), total[c..2c). */
-static void combine(const CpuStep *own, const double *acc, int channels, double *first, double *second)
+static void combine(const CpuStep *own, const double *acc, int channels, double *first,
+                    double *second)
 {
     const int width = own->width;
     const size_t stride = CPU_SUM_BYTES(width) / sizeof(double);
@@ -117,7 +119,8 @@ static void run_stats(CpuStep *own, const Step *step, const RunArgs *args)
         double *mine = acc + (size_t)t * stride;
         memset(mine, 0, 2 * (size_t)own->width * sizeof *mine);
         const Range part = cpu_part(split.rows, 1, t, threads);
-        own->loops->stats(element(x, x_t->dtype, part.begin * own->width), part.end - part.begin, own->width, mine);
+        own->loops->stats(element(x, x_t->dtype, part.begin * own->width), part.end - part.begin,
+                          own->width, mine);
     }
     for (long p = split.left; p < split.pixels; p++) {
         for (int c = 0; c < channels; c++) {
@@ -146,7 +149,8 @@ static void run_finalize(CpuStep *own, const Step *step, const RunArgs *args)
     for (int c = 0; c < channels; c++) {
         const double mean = (double)sums[c] / count;
         const double square = (double)sums[channels + c] / count - mean * mean;
-        const double invstd = 1.0 / sqrt((square > 0.0 ? square : 0.0) + (double)step_node(step)->attr.bn.eps);
+        const double invstd =
+            1.0 / sqrt((square > 0.0 ? square : 0.0) + (double)step_node(step)->attr.bn.eps);
         const double scale = (double)gamma[c] * invstd;
         coef[c] = (float)mean;
         coef[channels + c] = (float)invstd;
@@ -170,7 +174,8 @@ static void run_running(CpuStep *own, const Step *step, const RunArgs *args)
     for (int c = 0; c < channels; c++) {
         const double batch_mean = (double)sums[c] / count;
         const double square = (double)sums[channels + c] / count - batch_mean * batch_mean;
-        const double batch_var = (square > 0.0 ? square : 0.0) * (count > 1.0 ? count / (count - 1.0) : 1.0);
+        const double batch_var =
+            (square > 0.0 ? square : 0.0) * (count > 1.0 ? count / (count - 1.0) : 1.0);
         mean[c] = (float)((1.0 - m) * (double)mean[c] + m * batch_mean);
         var[c] = (float)((1.0 - m) * (double)var[c] + m * batch_var);
     }
@@ -224,7 +229,8 @@ static void run_apply(CpuStep *own, const Step *step, const RunArgs *args)
         }
     }
     const long all = (long)tensor_elems(x_t);
-    memset(element(y, type, split.pixels * channels), 0, (size_t)(all - split.pixels * channels) * dtype_size(type));
+    memset(element(y, type, split.pixels * channels), 0,
+           (size_t)(all - split.pixels * channels) * dtype_size(type));
 }
 
 typedef struct {
@@ -233,21 +239,23 @@ typedef struct {
     DType type;
 } Backward;
 
-static bool is_open(const CpuStep *own, const Backward *b, long at, const ColumnCoef *columns, int channel)
+static bool is_open(const CpuStep *own, const Backward *b, long at, const ColumnCoef *columns,
+                    int channel)
 {
     switch (own->mask) {
     case MASK_OUTPUT:
         return get(b->y, b->type, at) > 0.0f;
     case MASK_RECOMPUTE:
-        return fmaf(get(b->x, b->type, at), columns->scale[channel], columns->shift[channel]) > 0.0f;
+        return fmaf(get(b->x, b->type, at), columns->scale[channel], columns->shift[channel]) >
+               0.0f;
     default:
         return true;
     }
 }
 
 /* The scalar rest of BN_REDUCE. */
-static void reduce_rest(const CpuStep *own, const Backward *b, Split split, int channels, const ColumnCoef *columns,
-                        double *acc)
+static void reduce_rest(const CpuStep *own, const Backward *b, Split split, int channels,
+                        const ColumnCoef *columns, double *acc)
 {
     for (long p = split.left; p < split.pixels; p++) {
         for (int c = 0; c < channels; c++) {
@@ -268,8 +276,12 @@ static void run_reduce(CpuStep *own, const Step *step, const RunArgs *args)
 {
     const Tensor *x_t = cpu_in(step, 1);
     const int channels = x_t->c;
-    const Backward b = {.dy = cpu_in_at(step, args, 0), .x = cpu_in_at(step, args, 1), .dy2 = cpu_in_at(step, args, 4),
-                        .y = cpu_in_at(step, args, 5), .dz = cpu_out_at(step, args, 1), .type = x_t->dtype};
+    const Backward b = {.dy = cpu_in_at(step, args, 0),
+                        .x = cpu_in_at(step, args, 1),
+                        .dy2 = cpu_in_at(step, args, 4),
+                        .y = cpu_in_at(step, args, 5),
+                        .dz = cpu_out_at(step, args, 1),
+                        .type = x_t->dtype};
     const float *coef = cpu_in_at(step, args, 2);
     float *sums = cpu_out_at(step, args, 0);
     char *workspace = args->arena[ARENA_WORKSPACE];
@@ -285,9 +297,10 @@ static void run_reduce(CpuStep *own, const Step *step, const RunArgs *args)
         memset(mine, 0, 2 * (size_t)own->width * sizeof *mine);
         const Range part = cpu_part(split.rows, 1, t, threads);
         const long at = part.begin * own->width;
-        own->loops->reduce(element(b.dy, b.type, at), element(b.dy2, b.type, at), element(b.x, b.type, at),
-                           element(b.y, b.type, at), element(b.dz, b.type, at), part.end - part.begin, own->width,
-                           &columns, own->mask, mine);
+        own->loops->reduce(element(b.dy, b.type, at), element(b.dy2, b.type, at),
+                           element(b.x, b.type, at), element(b.y, b.type, at),
+                           element(b.dz, b.type, at), part.end - part.begin, own->width, &columns,
+                           own->mask, mine);
     }
     reduce_rest(own, &b, split, channels, &columns, acc);
     double *first = acc + (size_t)threads * stride;
@@ -322,15 +335,16 @@ static void run_dparam(CpuStep *own, const Step *step, const RunArgs *args)
 }
 
 /* Adds x_factor and offset: dx = scale*dz - scale*(sum_dz + xhat*sum_dzx)/count. */
-static void spread_dx(const CpuStep *own, ColumnCoef *columns, const float *coef, const float *sums, int channels,
-                      float *workspace)
+static void spread_dx(const CpuStep *own, ColumnCoef *columns, const float *coef, const float *sums,
+                      int channels, float *workspace)
 {
     float *factor = workspace + 3 * own->width;
     float *offset = workspace + 4 * own->width;
     const double count = sums[2 * channels] > 0.0f ? (double)sums[2 * channels] : 1.0;
     for (int c = 0; c < channels; c++) {
         const double scale = (double)coef[2 * channels + c];
-        factor[c] = (float)(-scale * (double)coef[channels + c] * (double)sums[channels + c] / count);
+        factor[c] =
+            (float)(-scale * (double)coef[channels + c] * (double)sums[channels + c] / count);
         offset[c] = (float)(-scale * (double)sums[c] / count);
     }
     for (int at = channels; at < own->width; at++) {
@@ -345,8 +359,11 @@ static void run_dx(CpuStep *own, const Step *step, const RunArgs *args)
 {
     const Tensor *x_t = cpu_in(step, 0);
     const int channels = x_t->c;
-    const Backward b = {.dy = cpu_in_at(step, args, 0), .x = cpu_in_at(step, args, 1), .y = cpu_in_at(step, args, 5),
-                        .dz = cpu_out_at(step, args, 0), .type = x_t->dtype};
+    const Backward b = {.dy = cpu_in_at(step, args, 0),
+                        .x = cpu_in_at(step, args, 1),
+                        .y = cpu_in_at(step, args, 5),
+                        .dz = cpu_out_at(step, args, 0),
+                        .type = x_t->dtype};
     const float *coef = cpu_in_at(step, args, 2);
     float *workspace = args->arena[ARENA_WORKSPACE];
     ColumnCoef columns = spread_coef(own, coef, channels, workspace);
@@ -359,15 +376,18 @@ static void run_dx(CpuStep *own, const Step *step, const RunArgs *args)
     {
         const Range part = cpu_part(split.rows, 1, omp_get_thread_num(), threads);
         const long at = part.begin * own->width;
-        own->loops->dx(element(b.dy, b.type, at), element(b.x, b.type, at), element(b.y, b.type, at),
-                       element(b.dz, b.type, at), part.end - part.begin, own->width, &columns, own->mask);
+        own->loops->dx(element(b.dy, b.type, at), element(b.x, b.type, at),
+                       element(b.y, b.type, at), element(b.dz, b.type, at), part.end - part.begin,
+                       own->width, &columns, own->mask);
     }
     for (long p = split.left; p < split.pixels; p++) {
         for (int c = 0; c < channels; c++) {
             const long at = p * channels + c;
-            float v = is_open(own, &b, at, &columns, c) ? columns.scale[c] * get(b.dy, b.type, at) : 0.0f;
+            float v =
+                is_open(own, &b, at, &columns, c) ? columns.scale[c] * get(b.dy, b.type, at) : 0.0f;
             if (columns.x_factor) {
-                v += columns.x_factor[c] * (get(b.x, b.type, at) - columns.mean[c]) + columns.offset[c];
+                v += columns.x_factor[c] * (get(b.x, b.type, at) - columns.mean[c]) +
+                     columns.offset[c];
             }
             put(b.dz, b.type, at, v);
         }
@@ -388,8 +408,9 @@ static MaskKind mask_kind(const Step *step, int y_slot, int x_slot, int coef_slo
         return MASK_OUTPUT;
     }
     const Node *made = &step->graph->nodes[producer];
-    const bool same = made->op == OP_BN_APPLY && made->attr.bn.relu && made->in[0] == node->in[x_slot] &&
-                      made->in[1] == node->in[coef_slot] && (made->n_in <= 2 || made->in[2] < 0);
+    const bool same = made->op == OP_BN_APPLY && made->attr.bn.relu &&
+                      made->in[0] == node->in[x_slot] && made->in[1] == node->in[coef_slot] &&
+                      (made->n_in <= 2 || made->in[2] < 0);
     return same ? MASK_RECOMPUTE : MASK_OUTPUT;
 }
 
@@ -397,8 +418,10 @@ static MaskKind mask_kind(const Step *step, int y_slot, int x_slot, int coef_slo
 static Err *set_loops(const Step *step, CpuStep *own, const Tensor *x)
 {
     if (x->dtype != DT_F32 && x->dtype != DT_BF16) {
-        return err_new(EXIT_CONFIG_ERR, "%s: the cpu backend stores activations as fp32 or bf16, not %s: set precision",
-                       step_node(step)->name, dtype_name(x->dtype));
+        return err_new(
+            EXIT_CONFIG_ERR,
+            "%s: the cpu backend stores activations as fp32 or bf16, not %s: set precision",
+            step_node(step)->name, dtype_name(x->dtype));
     }
     own->loops = cpu_loops(own->cpu->isa, x->dtype);
     own->width = cpu_width(x->c, &own->repeat);
@@ -430,7 +453,8 @@ Err *cpu_prepare_bn(Step *step, CpuStep *own)
         return NULL;
     case OP_BN_REDUCE:
         TRY(set_loops(step, own, cpu_in(step, 1)));
-        step->workspace = column_bytes(own) + sum_bytes(own) + 2 * (size_t)cpu_in(step, 1)->c * sizeof(double);
+        step->workspace =
+            column_bytes(own) + sum_bytes(own) + 2 * (size_t)cpu_in(step, 1)->c * sizeof(double);
         own->mask = mask_kind(step, 5, 1, 2);
         own->run = run_reduce;
         return NULL;

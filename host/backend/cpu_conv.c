@@ -1,12 +1,14 @@
-/* Convolution nodes on the CPU: the shape of a node, the ways to compute it (oneDNN's, our own Winograd form), and the
- * choice between them by timing at prepare. The choice is remembered by a key that holds all of the shape, so equal
- * nodes are timed once and a resumed run computes as before. */
+/* Convolution nodes on the CPU: the shape of a node, the ways to compute it (oneDNN's, our own
+ * Winograd form), and the choice between them by timing at prepare. The choice is remembered by a
+ * key that holds all of the shape, so equal nodes are timed once and a resumed run computes as
+ * before. */
 #include "backend/cpu.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "base/log.h"
 
@@ -18,7 +20,8 @@ typedef struct {
     DnnlConv *dnnl;
     Winograd *winograd;
     WinogradGrad *winograd_grad;
-} CpuConv; /* one of the three is set */
+    ConvParts *parts;
+} CpuConv; /* one of the four is set */
 
 static const char *const KIND_NAMES[] = {"conv_fwd", "conv_dgrad", "conv_wgrad"};
 
@@ -26,7 +29,10 @@ static ConvShape shape_of(const Step *step)
 {
     const Node *node = step_node(step);
     const ConvAttr *a = &node->attr.conv;
-    ConvShape s = {.kernel_h = a->kernel_h, .kernel_w = a->kernel_w, .stride = a->stride, .pad = a->pad,
+    ConvShape s = {.kernel_h = a->kernel_h,
+                   .kernel_w = a->kernel_w,
+                   .stride = a->stride,
+                   .pad = a->pad,
                    .groups = a->groups};
     const Tensor *x = NULL;
     const Tensor *y = NULL;
@@ -60,10 +66,11 @@ static ConvShape shape_of(const Step *step)
 
 static char *shape_key(const ConvShape *s, const Cpu *cpu)
 {
-    return xformat("%s %s n%d %dx%dx%d-%dx%dx%d k%dx%d s%d p%d g%d w%d%s%s%s t%d %s", KIND_NAMES[s->kind],
-                   dtype_name(s->act), s->n, s->h, s->w, s->ic, s->oh, s->ow, s->oc, s->kernel_h, s->kernel_w,
-                   s->stride, s->pad, s->groups, s->weight_ic, s->bias ? " bias" : "", s->residual ? " residual" : "",
-                   s->relu ? " relu" : "", cpu->threads, cpu_isa_name(cpu->isa));
+    return xformat("%s %s n%d %dx%dx%d-%dx%dx%d k%dx%d s%d p%d g%d w%d%s%s%s t%d %s",
+                   KIND_NAMES[s->kind], dtype_name(s->act), s->n, s->h, s->w, s->ic, s->oh, s->ow,
+                   s->oc, s->kernel_h, s->kernel_w, s->stride, s->pad, s->groups, s->weight_ic,
+                   s->bias ? " bias" : "", s->residual ? " residual" : "", s->relu ? " relu" : "",
+                   cpu->threads, cpu_isa_name(cpu->isa));
 }
 
 static void conv_close(CpuConv *conv)
@@ -71,6 +78,8 @@ static void conv_close(CpuConv *conv)
     cpu_dnnl_conv_close(conv->dnnl);
     cpu_winograd_close(conv->winograd);
     cpu_winograd_grad_close(conv->winograd_grad);
+    cpu_conv_parts_close(conv->parts);
+    conv->parts = NULL;
     conv->dnnl = NULL;
     conv->winograd = NULL;
     conv->winograd_grad = NULL;
@@ -78,7 +87,8 @@ static void conv_close(CpuConv *conv)
 
 static bool winograd_fits(const Cpu *cpu, const ConvShape *shape)
 {
-    return cpu_winograd_supports(cpu->isa, shape) || cpu_winograd_grad_supports(cpu->isa, shape, cpu->threads);
+    return cpu_winograd_supports(cpu->isa, shape) ||
+           cpu_winograd_grad_supports(cpu->isa, shape, cpu->threads);
 }
 
 static Err *conv_open(CpuConv *conv, const Cpu *cpu, int choice)
@@ -91,6 +101,9 @@ static Err *conv_open(CpuConv *conv, const Cpu *cpu, int choice)
         conv->winograd = cpu_winograd_open(&conv->shape, cpu->threads);
         return NULL;
     }
+    if (cpu_conv_parts_fit(&conv->shape, cpu->threads)) {
+        return cpu_conv_parts_open(cpu->dnnl, &conv->shape, choice, cpu->threads, &conv->parts);
+    }
     return cpu_dnnl_conv_open(cpu->dnnl, &conv->shape, choice, &conv->dnnl);
 }
 
@@ -99,7 +112,11 @@ static size_t conv_workspace(const CpuConv *conv)
     if (conv->winograd_grad) {
         return cpu_winograd_grad_workspace(conv->winograd_grad);
     }
-    return conv->winograd ? cpu_winograd_workspace(conv->winograd) : cpu_dnnl_conv_workspace(conv->dnnl);
+    if (conv->parts) {
+        return cpu_conv_parts_workspace(conv->parts);
+    }
+    return conv->winograd ? cpu_winograd_workspace(conv->winograd)
+                          : cpu_dnnl_conv_workspace(conv->dnnl);
 }
 
 static void conv_run(const CpuConv *conv, const ConvArgs *args)
@@ -108,13 +125,15 @@ static void conv_run(const CpuConv *conv, const ConvArgs *args)
         cpu_winograd_run(conv->winograd, args);
     } else if (conv->winograd_grad) {
         cpu_winograd_grad_run(conv->winograd_grad, args);
+    } else if (conv->parts) {
+        cpu_conv_parts_run(conv->parts, args);
     } else {
         cpu_dnnl_conv_run(conv->dnnl, args);
     }
 }
 
-/* Memory that stands for a node's tensors while ways are timed. It is mapped, not taken from the heap, which would keep
- * it: a timing must not cost the run that follows any memory. */
+/* Memory that stands for a node's tensors while ways are timed. It is mapped, not taken from the
+ * heap, which would keep it: a timing must not cost the run that follows any memory. */
 typedef struct {
     void *base;
     size_t bytes;
@@ -132,12 +151,15 @@ static void *take(char **next, size_t bytes)
 /* NULL base where the system has none. */
 static TimingMemory timing_memory(const ConvShape *s, size_t workspace)
 {
-    const size_t x_bytes = (size_t)s->n * (size_t)s->h * (size_t)s->w * (size_t)s->ic * dtype_size(s->act);
-    const size_t y_bytes = (size_t)s->n * (size_t)s->oh * (size_t)s->ow * (size_t)s->oc * dtype_size(s->act);
+    const size_t x_bytes =
+        (size_t)s->n * (size_t)s->h * (size_t)s->w * (size_t)s->ic * dtype_size(s->act);
+    const size_t y_bytes =
+        (size_t)s->n * (size_t)s->oh * (size_t)s->ow * (size_t)s->oc * dtype_size(s->act);
     const size_t filter = (size_t)s->kernel_h * (size_t)s->kernel_w * (size_t)(s->ic / s->groups);
     const size_t weight_bytes = filter * (size_t)s->oc * sizeof(float);
     const size_t bias_bytes = (size_t)s->oc * sizeof(float);
-    TimingMemory m = {.bytes = x_bytes + 2 * y_bytes + weight_bytes + bias_bytes + workspace + 6 * 64};
+    TimingMemory m = {.bytes =
+                          x_bytes + 2 * y_bytes + weight_bytes + bias_bytes + workspace + 6 * 64};
     m.base = mmap(NULL, m.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (m.base == MAP_FAILED) {
         m.base = NULL;
@@ -153,7 +175,17 @@ static TimingMemory timing_memory(const ConvShape *s, size_t workspace)
     return m;
 }
 
-/* Best of a few runs, in seconds; infinite where this way cannot be had. */
+/* Processor seconds of all threads: unlike the clock on the wall these do not grow while another
+ * process holds a core, so the choice is the same on a busy machine. All ways divide their work
+ * evenly, so less of it is also sooner. */
+static double cpu_seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Best of a few runs, in processor seconds; infinite where this way cannot be had. */
 static double time_choice(const CpuConv *like, const Cpu *cpu, int choice)
 {
     CpuConv conv = {.shape = like->shape};
@@ -165,19 +197,27 @@ static double time_choice(const CpuConv *like, const Cpu *cpu, int choice)
     double best = 1e30;
     const TimingMemory memory = timing_memory(&conv.shape, conv_workspace(&conv));
     if (memory.base) {
-        const ConvArgs args = {.x = memory.x, .y = memory.y, .bias = memory.bias, .residual = memory.residual,
-                               .grad = memory.weights, .workspace = memory.workspace};
+        const ConvArgs args = {.x = memory.x,
+                               .y = memory.y,
+                               .bias = memory.bias,
+                               .residual = memory.residual,
+                               .grad = memory.weights,
+                               .workspace = memory.workspace};
         conv_run(&conv, &args);
         for (int i = 0; i < TIMED_RUNS; i++) {
-            const double begin = now_s();
+            const double begin = cpu_seconds();
             conv_run(&conv, &args);
-            const double seconds = now_s() - begin;
+            const double seconds = cpu_seconds() - begin;
             best = seconds < best ? seconds : best;
         }
         munmap(memory.base, memory.bytes);
     }
-    log_debug("%s %dx%dx%d-%d: %s %.0f us", KIND_NAMES[conv.shape.kind], conv.shape.h, conv.shape.w, conv.shape.ic,
-              conv.shape.oc, conv.dnnl ? cpu_dnnl_conv_name(conv.dnnl) : "winograd", best * 1e6);
+    log_debug("%s %dx%dx%d-%d: way %d (%s) %.0f us", KIND_NAMES[conv.shape.kind], conv.shape.h,
+              conv.shape.w, conv.shape.ic, conv.shape.oc, choice,
+              conv.dnnl    ? cpu_dnnl_conv_name(conv.dnnl)
+              : conv.parts ? "oneDNN, one part a thread"
+                           : "winograd",
+              best * 1e6);
     conv_close(&conv);
     return best;
 }
@@ -226,23 +266,28 @@ static int choose(const Backend *backend, const CpuConv *conv, const Cpu *cpu, i
 
 static void run_forward(CpuStep *own, const Step *step, const RunArgs *args)
 {
-    const ConvArgs conv = {.x = cpu_in_at(step, args, 0), .bias = cpu_in_at(step, args, 2),
-                           .residual = cpu_in_at(step, args, 3), .y = cpu_out_at(step, args, 0),
+    const ConvArgs conv = {.x = cpu_in_at(step, args, 0),
+                           .bias = cpu_in_at(step, args, 2),
+                           .residual = cpu_in_at(step, args, 3),
+                           .y = cpu_out_at(step, args, 0),
                            .workspace = args->arena[ARENA_WORKSPACE]};
     conv_run(own->own, &conv);
 }
 
 static void run_dgrad(CpuStep *own, const Step *step, const RunArgs *args)
 {
-    const ConvArgs conv = {.y = cpu_in_at(step, args, 0), .x = cpu_out_at(step, args, 0),
+    const ConvArgs conv = {.y = cpu_in_at(step, args, 0),
+                           .x = cpu_out_at(step, args, 0),
                            .workspace = args->arena[ARENA_WORKSPACE]};
     conv_run(own->own, &conv);
 }
 
 static void run_wgrad(CpuStep *own, const Step *step, const RunArgs *args)
 {
-    const ConvArgs conv = {.x = cpu_in_at(step, args, 0), .y = cpu_in_at(step, args, 1),
-                           .grad = cpu_out_at(step, args, 0), .add = cpu_adds(step, args),
+    const ConvArgs conv = {.x = cpu_in_at(step, args, 0),
+                           .y = cpu_in_at(step, args, 1),
+                           .grad = cpu_out_at(step, args, 0),
+                           .add = cpu_adds(step, args),
                            .workspace = args->arena[ARENA_WORKSPACE]};
     conv_run(own->own, &conv);
 }
@@ -273,12 +318,15 @@ Err *cpu_prepare_conv(Backend *backend, Step *step, CpuStep *own)
     own->own = conv;
     own->release = release;
     if (conv->shape.act != DT_F32 && conv->shape.act != DT_BF16) {
-        return err_new(EXIT_CONFIG_ERR, "%s: the cpu backend stores activations as fp32 or bf16, not %s: set precision",
-                       step_node(step)->name, dtype_name(conv->shape.act));
+        return err_new(
+            EXIT_CONFIG_ERR,
+            "%s: the cpu backend stores activations as fp32 or bf16, not %s: set precision",
+            step_node(step)->name, dtype_name(conv->shape.act));
     }
     const int ways = cpu_dnnl_conv_candidates(own->cpu->dnnl, &conv->shape);
     if (ways == 0) {
-        return err_new(EXIT_NO_DEVICE, "%s: oneDNN has no convolution for this shape in %s; try precision fp32",
+        return err_new(EXIT_NO_DEVICE,
+                       "%s: oneDNN has no convolution for this shape in %s; try precision fp32",
                        step_node(step)->name, dtype_name(conv->shape.act));
     }
     Err *err = conv_open(conv, own->cpu, choose(backend, conv, own->cpu, ways));
@@ -288,6 +336,8 @@ Err *cpu_prepare_conv(Backend *backend, Step *step, CpuStep *own)
     step->workspace = conv_workspace(conv);
     step->packs = conv->shape.kind != CONV_WGRAD;
     own->pack = step->packs ? pack : NULL;
-    own->run = conv->shape.kind == CONV_FORWARD ? run_forward : conv->shape.kind == CONV_DGRAD ? run_dgrad : run_wgrad;
+    own->run = conv->shape.kind == CONV_FORWARD ? run_forward
+               : conv->shape.kind == CONV_DGRAD ? run_dgrad
+                                                : run_wgrad;
     return NULL;
 }

@@ -1,6 +1,7 @@
-/* Convolutions and matrix products through oneDNN. Activations are N H W C as they lie; weights are in whatever blocked
- * layout the chosen implementation wants, filled by a reorder when weights change; weight gradients come out in such a
- * layout too and are reordered into (or onto) the OHWI arena. All memory objects are made once; a run only sets handles. */
+/* Convolutions and matrix products through oneDNN. Activations are N H W C as they lie; weights are
+ * in whatever blocked layout the chosen implementation wants, filled by a reorder when weights
+ * change; weight gradients come out in such a layout too and are reordered into (or onto) the OHWI
+ * arena. All memory objects are made once; a run only sets handles. */
 #include "backend/cpu.h"
 
 #include <dnnl.h>
@@ -8,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_ARGS = 6, CANDIDATES_MAX = 4 };
+enum { MAX_ARGS = 6, CANDIDATES_MAX = 4, CACHED_PRIMITIVES = 4 };
 
 #define DNNL_OK(call)                                                                              \
     do {                                                                                           \
@@ -25,14 +26,15 @@ struct DnnlConv {
     DnnlContext *context;
     ConvShape shape;
     char name[64];
-    bool gemm;      /* 1x1 weight gradient as a matrix product */
-    bool copies;    /* the residual is copied into y and summed there */
+    bool gemm;   /* 1x1 weight gradient as a matrix product */
+    bool copies; /* the residual is copied into y and summed there */
     dnnl_primitive_t primitive;
     dnnl_primitive_t reorder;     /* pack, or unpack of a weight gradient */
     dnnl_primitive_t reorder_add; /* unpack that adds; NULL for pack */
     dnnl_memory_t plain, packed;  /* weights: OHWI fp32, and the implementation's layout */
     dnnl_memory_t x, y, bias, residual, scratchpad;
-    void *weights;   /* the packed weights; NULL for weight gradients, which pass through the workspace */
+    void *
+        weights; /* the packed weights; NULL for weight gradients, which pass through the workspace */
     float *expanded; /* weights with padding channels of zeros; NULL where there are none */
     size_t packed_bytes, scratch_bytes, y_bytes;
 };
@@ -50,7 +52,8 @@ static dnnl_cpu_isa_t isa_of_cap(const char *cap)
     if (strcmp(cap, "avx2") == 0) {
         return dnnl_cpu_isa_avx2;
     }
-    return strcmp(cap, "avx512_core") == 0 ? dnnl_cpu_isa_avx512_core : dnnl_cpu_isa_avx512_core_bf16;
+    return strcmp(cap, "avx512_core") == 0 ? dnnl_cpu_isa_avx512_core
+                                           : dnnl_cpu_isa_avx512_core_bf16;
 }
 
 Err *cpu_dnnl_open(const char *cap, DnnlContext **out)
@@ -59,6 +62,9 @@ Err *cpu_dnnl_open(const char *cap, DnnlContext **out)
         /* refused once oneDNN has generated code; the first cap then stays */
         (void)dnnl_set_max_cpu_isa(isa_of_cap(cap));
     }
+    /* a large cache would keep the code of every way that was only timed; a few entries serve
+     * equal parts */
+    DNNL_OK(dnnl_set_primitive_cache_capacity(CACHED_PRIMITIVES));
     DnnlContext *context = xcalloc(1, sizeof *context);
     dnnl_status_t status = dnnl_engine_create(&context->engine, dnnl_cpu, 0);
     if (status == dnnl_success) {
@@ -66,7 +72,8 @@ Err *cpu_dnnl_open(const char *cap, DnnlContext **out)
     }
     if (status != dnnl_success) {
         cpu_dnnl_close(context);
-        return err_new(EXIT_NO_DEVICE, "oneDNN cannot open its CPU engine (status %d)", (int)status);
+        return err_new(EXIT_NO_DEVICE, "oneDNN cannot open its CPU engine (status %d)",
+                       (int)status);
     }
     *out = context;
     return NULL;
@@ -123,11 +130,11 @@ bool cpu_dnnl_bf16_native(void)
     return isa == dnnl_cpu_isa_avx512_core_bf16 || isa == dnnl_cpu_isa_avx512_core_amx;
 }
 
-void cpu_dnnl_gemm(bool a_transposed, bool b_transposed, int m, int n, int k, const float *a, const float *b, float beta,
-                   float *c)
+void cpu_dnnl_gemm(bool a_transposed, bool b_transposed, int m, int n, int k, const float *a,
+                   const float *b, float beta, float *c)
 {
-    DNNL_OK(dnnl_sgemm(a_transposed ? 'T' : 'N', b_transposed ? 'T' : 'N', m, n, k, 1.0f, a, a_transposed ? m : k, b,
-                       b_transposed ? k : n, beta, c, n));
+    DNNL_OK(dnnl_sgemm(a_transposed ? 'T' : 'N', b_transposed ? 'T' : 'N', m, n, k, 1.0f, a,
+                       a_transposed ? m : k, b, b_transposed ? k : n, beta, c, n));
 }
 
 static dnnl_data_type_t data_type(DType type)
@@ -171,7 +178,8 @@ static ConvMemory conv_memory(const ConvShape *s)
     DNNL_OK(dnnl_memory_desc_init_by_tag(&m.bias, 1, bias_dims, dnnl_f32, dnnl_a));
     m.plain = plain_weights(s);
     DNNL_OK(dnnl_memory_desc_init_by_tag(&m.weights, m.plain.ndims, m.plain.dims,
-                                         s->kind == CONV_WGRAD ? dnnl_f32 : data_type(s->act), dnnl_format_tag_any));
+                                         s->kind == CONV_WGRAD ? dnnl_f32 : data_type(s->act),
+                                         dnnl_format_tag_any));
     return m;
 }
 
@@ -203,17 +211,21 @@ static dnnl_primitive_attr_t conv_attr(const ConvShape *s, const ConvMemory *m, 
 static bool forward_desc(const ConvShape *s, const ConvMemory *m, dnnl_convolution_desc_t *desc)
 {
     dnnl_memory_desc_t weights = m->weights;
-    if (s->kind == CONV_WGRAD) { /* the hint of a backward descriptor has the activations' type throughout */
-        DNNL_OK(dnnl_memory_desc_init_by_tag(&weights, m->plain.ndims, m->plain.dims, data_type(s->act),
-                                             dnnl_format_tag_any));
+    if (s->kind ==
+        CONV_WGRAD) { /* the hint of a backward descriptor has the activations' type throughout */
+        DNNL_OK(dnnl_memory_desc_init_by_tag(&weights, m->plain.ndims, m->plain.dims,
+                                             data_type(s->act), dnnl_format_tag_any));
     }
-    const dnnl_prop_kind_t kind = s->kind == CONV_FORWARD ? dnnl_forward_inference : dnnl_forward_training;
+    const dnnl_prop_kind_t kind =
+        s->kind == CONV_FORWARD ? dnnl_forward_inference : dnnl_forward_training;
     return dnnl_convolution_forward_desc_init(desc, kind, dnnl_convolution_direct, &m->x, &weights,
-                                              s->kind == CONV_FORWARD && s->bias ? &m->bias : NULL, &m->y, m->strides,
-                                              m->padding, m->padding) == dnnl_success;
+                                              s->kind == CONV_FORWARD && s->bias ? &m->bias : NULL,
+                                              &m->y, m->strides, m->padding,
+                                              m->padding) == dnnl_success;
 }
 
-/* A walk over oneDNN's implementations. The iterator refers to the other members, which must outlive it. */
+/* A walk over oneDNN's implementations. The iterator refers to the other members, which must
+ * outlive it. */
 typedef struct {
     dnnl_convolution_desc_t desc;
     dnnl_primitive_attr_t attr;
@@ -221,27 +233,30 @@ typedef struct {
     dnnl_primitive_desc_iterator_t iterator; /* NULL: there is none */
 } ConvWalk;
 
-static void walk_begin(ConvWalk *walk, DnnlContext *context, const ConvShape *s, const ConvMemory *m,
-                       ResidualForm form)
+static void walk_begin(ConvWalk *walk, DnnlContext *context, const ConvShape *s,
+                       const ConvMemory *m, ResidualForm form)
 {
     *walk = (ConvWalk){.attr = conv_attr(s, m, form)};
     if (!forward_desc(s, m, &walk->desc)) {
         return;
     }
     if (s->kind != CONV_FORWARD &&
-        dnnl_primitive_desc_create(&walk->hint, &walk->desc, NULL, context->engine, NULL) != dnnl_success) {
+        dnnl_primitive_desc_create(&walk->hint, &walk->desc, NULL, context->engine, NULL) !=
+            dnnl_success) {
         walk->hint = NULL;
         return;
     }
     if (s->kind == CONV_DGRAD) {
-        DNNL_OK(dnnl_convolution_backward_data_desc_init(&walk->desc, dnnl_convolution_direct, &m->x, &m->weights,
-                                                         &m->y, m->strides, m->padding, m->padding));
+        DNNL_OK(dnnl_convolution_backward_data_desc_init(&walk->desc, dnnl_convolution_direct,
+                                                         &m->x, &m->weights, &m->y, m->strides,
+                                                         m->padding, m->padding));
     } else if (s->kind == CONV_WGRAD) {
-        DNNL_OK(dnnl_convolution_backward_weights_desc_init(&walk->desc, dnnl_convolution_direct, &m->x, &m->weights,
-                                                            NULL, &m->y, m->strides, m->padding, m->padding));
+        DNNL_OK(dnnl_convolution_backward_weights_desc_init(&walk->desc, dnnl_convolution_direct,
+                                                            &m->x, &m->weights, NULL, &m->y,
+                                                            m->strides, m->padding, m->padding));
     }
-    if (dnnl_primitive_desc_iterator_create(&walk->iterator, &walk->desc, walk->attr, context->engine, walk->hint) !=
-        dnnl_success) {
+    if (dnnl_primitive_desc_iterator_create(&walk->iterator, &walk->desc, walk->attr,
+                                            context->engine, walk->hint) != dnnl_success) {
         walk->iterator = NULL;
     }
 }
@@ -269,10 +284,13 @@ typedef enum { WAY_DIRECT, WAY_GEMM, WAY_PLAIN_LOOPS, WAY_KINDS } WayKind;
 
 static WayKind way_kind(const char *name)
 {
-    return strncmp(name, "ref", 3) == 0 ? WAY_PLAIN_LOOPS : strstr(name, "gemm:") ? WAY_GEMM : WAY_DIRECT;
+    return strncmp(name, "ref", 3) == 0 ? WAY_PLAIN_LOOPS
+           : strstr(name, "gemm:")      ? WAY_GEMM
+                                        : WAY_DIRECT;
 }
 
-/* The ways that oneDNN offers, as positions in its own list. Several entries of one name are one way. */
+/* The ways that oneDNN offers, as positions in its own list. Several entries of one name are one
+ * way. */
 typedef struct {
     ResidualForm form;
     int position;
@@ -283,7 +301,8 @@ typedef struct {
     int count;
 } ConvOffer;
 
-static void offer_add(ConvOffer *offer, ResidualForm form, int position, const char *name, WayKind kind)
+static void offer_add(ConvOffer *offer, ResidualForm form, int position, const char *name,
+                      WayKind kind)
 {
     if (way_kind(name) != kind || offer->count == CANDIDATES_MAX) {
         return;
@@ -298,8 +317,8 @@ static void offer_add(ConvOffer *offer, ResidualForm form, int position, const c
     snprintf(way->name, sizeof way->name, "%s", name);
 }
 
-static void offer_form(ConvOffer *offer, DnnlContext *context, const ConvShape *s, const ConvMemory *m,
-                       ResidualForm form, WayKind kind)
+static void offer_form(ConvOffer *offer, DnnlContext *context, const ConvShape *s,
+                       const ConvMemory *m, ResidualForm form, WayKind kind)
 {
     ConvWalk walk;
     walk_begin(&walk, context, s, m, form);
@@ -332,8 +351,8 @@ static ConvOffer conv_offer(DnnlContext *context, const ConvShape *s, const Conv
     return offer;
 }
 
-static dnnl_primitive_desc_t conv_pick(DnnlContext *context, const ConvShape *s, const ConvMemory *m,
-                                       const ConvWay *way)
+static dnnl_primitive_desc_t conv_pick(DnnlContext *context, const ConvShape *s,
+                                       const ConvMemory *m, const ConvWay *way)
 {
     ConvWalk walk;
     dnnl_primitive_desc_t pd = NULL;
@@ -360,11 +379,12 @@ static size_t plain_elems(const ConvShape *s)
     return (size_t)s->oc * (size_t)s->kernel_h * (size_t)s->kernel_w * (size_t)(s->ic / s->groups);
 }
 
-/* A 1x1 weight gradient without stride is dw[o][i] = dy[p][o]^T x[p][i], in the arena's own layout. */
+/* A 1x1 weight gradient without stride is dw[o][i] = dy[p][o]^T x[p][i], in the arena's own
+ * layout. */
 static bool gemm_fits(const ConvShape *s)
 {
-    return s->kind == CONV_WGRAD && s->kernel_h == 1 && s->kernel_w == 1 && s->stride == 1 && s->pad == 0 &&
-           s->groups == 1 && !is_padded(s);
+    return s->kind == CONV_WGRAD && s->kernel_h == 1 && s->kernel_w == 1 && s->stride == 1 &&
+           s->pad == 0 && s->groups == 1 && !is_padded(s);
 }
 
 int cpu_dnnl_conv_candidates(DnnlContext *context, const ConvShape *shape)
@@ -394,7 +414,8 @@ static dnnl_primitive_t make_reorder(const DnnlContext *context, const dnnl_memo
         DNNL_OK(dnnl_primitive_attr_set_post_ops(attr, ops));
         DNNL_OK(dnnl_post_ops_destroy(ops));
     }
-    DNNL_OK(dnnl_reorder_primitive_desc_create(&pd, from, context->engine, to, context->engine, attr));
+    DNNL_OK(
+        dnnl_reorder_primitive_desc_create(&pd, from, context->engine, to, context->engine, attr));
     DNNL_OK(dnnl_primitive_create(&primitive, pd));
     DNNL_OK(dnnl_primitive_desc_destroy(pd));
     DNNL_OK(dnnl_primitive_attr_destroy(attr));
@@ -411,13 +432,14 @@ static const dnnl_memory_desc_t *query_md(const_dnnl_primitive_desc_t pd, dnnl_q
 static void set_up(DnnlConv *conv, const ConvMemory *m, dnnl_primitive_desc_t pd)
 {
     DnnlContext *context = conv->context;
-    snprintf(conv->name, sizeof conv->name, "%s%s", implementation_name(pd), conv->copies ? " sum" : "");
+    snprintf(conv->name, sizeof conv->name, "%s%s", implementation_name(pd),
+             conv->copies ? " sum" : "");
     DNNL_OK(dnnl_primitive_create(&conv->primitive, pd));
     const dnnl_memory_desc_t *scratch = query_md(pd, dnnl_query_scratchpad_md);
     conv->scratch_bytes = round_up(dnnl_memory_desc_get_size(scratch));
     conv->scratchpad = memory_of(context, scratch);
-    const dnnl_memory_desc_t *packed =
-        query_md(pd, conv->shape.kind == CONV_WGRAD ? dnnl_query_diff_weights_md : dnnl_query_weights_md);
+    const dnnl_memory_desc_t *packed = query_md(
+        pd, conv->shape.kind == CONV_WGRAD ? dnnl_query_diff_weights_md : dnnl_query_weights_md);
     conv->packed_bytes = round_up(dnnl_memory_desc_get_size(packed));
     conv->packed = memory_of(context, packed);
     conv->plain = memory_of(context, &m->plain);
@@ -432,7 +454,8 @@ static void set_up(DnnlConv *conv, const ConvMemory *m, dnnl_primitive_desc_t pd
     } else {
         conv->reorder = make_reorder(context, &m->plain, packed, false);
         conv->weights = xaligned(conv->packed_bytes);
-        conv->expanded = is_padded(&conv->shape) ? xaligned(plain_elems(&conv->shape) * sizeof(float)) : NULL;
+        conv->expanded =
+            is_padded(&conv->shape) ? xaligned(plain_elems(&conv->shape) * sizeof(float)) : NULL;
         DNNL_OK(dnnl_memory_set_data_handle(conv->packed, conv->weights));
     }
 }
@@ -458,10 +481,12 @@ static Err *open_gemm(DnnlConv *conv)
     DNNL_OK(dnnl_primitive_attr_create(&attr));
     DNNL_OK(dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user));
     DNNL_OK(dnnl_matmul_desc_init(&desc, &a, &b, NULL, &c));
-    const dnnl_status_t status = dnnl_primitive_desc_create(&pd, &desc, attr, conv->context->engine, NULL);
+    const dnnl_status_t status =
+        dnnl_primitive_desc_create(&pd, &desc, attr, conv->context->engine, NULL);
     DNNL_OK(dnnl_primitive_attr_destroy(attr));
     if (status != dnnl_success) {
-        return err_new(EXIT_NO_DEVICE, "oneDNN has no matrix product for this shape (status %d)", (int)status);
+        return err_new(EXIT_NO_DEVICE, "oneDNN has no matrix product for this shape (status %d)",
+                       (int)status);
     }
     DNNL_OK(dnnl_primitive_create(&conv->primitive, pd));
     const dnnl_memory_desc_t *scratch = query_md(pd, dnnl_query_scratchpad_md);
@@ -498,7 +523,8 @@ Err *cpu_dnnl_conv_open(DnnlContext *context, const ConvShape *shape, int candid
         candidate < offer.count ? conv_pick(context, shape, &m, &offer.ways[candidate]) : NULL;
     if (!pd) {
         free(conv);
-        return err_new(EXIT_NO_DEVICE, "oneDNN has no way %d of %d for this convolution", candidate, offer.count);
+        return err_new(EXIT_NO_DEVICE, "oneDNN has no way %d of %d for this convolution", candidate,
+                       offer.count);
     }
     conv->copies = shape->residual && offer.ways[candidate].form == RESIDUAL_SUM;
     set_up(conv, &m, pd);
@@ -555,7 +581,8 @@ size_t cpu_dnnl_conv_workspace(const DnnlConv *conv)
     return conv->scratch_bytes + conv->packed_bytes + round_up(whole);
 }
 
-static void execute_reorder(const DnnlConv *conv, dnnl_primitive_t reorder, dnnl_memory_t from, dnnl_memory_t to)
+static void execute_reorder(const DnnlConv *conv, dnnl_primitive_t reorder, dnnl_memory_t from,
+                            dnnl_memory_t to)
 {
     const dnnl_exec_arg_t args[2] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
     DNNL_OK(dnnl_primitive_execute(reorder, conv->context->stream, 2, args));
@@ -580,8 +607,10 @@ void cpu_dnnl_conv_pack(DnnlConv *conv, const float *weights)
 
 static void run_forward(DnnlConv *conv, const ConvArgs *args)
 {
-    dnnl_exec_arg_t list[MAX_ARGS] = {{DNNL_ARG_SRC, conv->x}, {DNNL_ARG_WEIGHTS, conv->packed},
-                                      {DNNL_ARG_DST, conv->y}, {DNNL_ARG_SCRATCHPAD, conv->scratchpad}};
+    dnnl_exec_arg_t list[MAX_ARGS] = {{DNNL_ARG_SRC, conv->x},
+                                      {DNNL_ARG_WEIGHTS, conv->packed},
+                                      {DNNL_ARG_DST, conv->y},
+                                      {DNNL_ARG_SCRATCHPAD, conv->scratchpad}};
     int count = 4;
     if (conv->shape.bias) {
         set_handle(conv->bias, args->bias);
@@ -611,14 +640,18 @@ static void narrow_gradient(const ConvShape *s, const float *whole, float *grad,
 
 static void run_wgrad(DnnlConv *conv, const ConvArgs *args)
 {
-    float *whole = (float *)(void *)((char *)args->workspace + conv->scratch_bytes + conv->packed_bytes);
+    float *whole =
+        (float *)(void *)((char *)args->workspace + conv->scratch_bytes + conv->packed_bytes);
     set_handle(conv->packed, (char *)args->workspace + conv->scratch_bytes);
-    const dnnl_exec_arg_t list[4] = {{DNNL_ARG_SRC, conv->x}, {DNNL_ARG_DIFF_DST, conv->y},
-                                     {DNNL_ARG_DIFF_WEIGHTS, conv->packed}, {DNNL_ARG_SCRATCHPAD, conv->scratchpad}};
+    const dnnl_exec_arg_t list[4] = {{DNNL_ARG_SRC, conv->x},
+                                     {DNNL_ARG_DIFF_DST, conv->y},
+                                     {DNNL_ARG_DIFF_WEIGHTS, conv->packed},
+                                     {DNNL_ARG_SCRATCHPAD, conv->scratchpad}};
     DNNL_OK(dnnl_primitive_execute(conv->primitive, conv->context->stream, 4, list));
     const bool padded = is_padded(&conv->shape);
     set_handle(conv->plain, padded ? whole : args->grad);
-    execute_reorder(conv, args->add && !padded ? conv->reorder_add : conv->reorder, conv->packed, conv->plain);
+    execute_reorder(conv, args->add && !padded ? conv->reorder_add : conv->reorder, conv->packed,
+                    conv->plain);
     if (padded) {
         narrow_gradient(&conv->shape, whole, args->grad, args->add);
     }
@@ -626,9 +659,12 @@ static void run_wgrad(DnnlConv *conv, const ConvArgs *args)
 
 static void run_gemm(DnnlConv *conv, const ConvArgs *args)
 {
-    float *product = args->add ? (float *)(void *)((char *)args->workspace + conv->scratch_bytes) : args->grad;
+    float *product =
+        args->add ? (float *)(void *)((char *)args->workspace + conv->scratch_bytes) : args->grad;
     set_handle(conv->packed, product);
-    const dnnl_exec_arg_t list[4] = {{DNNL_ARG_SRC, conv->y}, {DNNL_ARG_WEIGHTS, conv->x}, {DNNL_ARG_DST, conv->packed},
+    const dnnl_exec_arg_t list[4] = {{DNNL_ARG_SRC, conv->y},
+                                     {DNNL_ARG_WEIGHTS, conv->x},
+                                     {DNNL_ARG_DST, conv->packed},
                                      {DNNL_ARG_SCRATCHPAD, conv->scratchpad}};
     DNNL_OK(dnnl_primitive_execute(conv->primitive, conv->context->stream, 4, list));
     const size_t count = (size_t)conv->shape.oc * (size_t)conv->shape.ic;
@@ -654,8 +690,10 @@ void cpu_dnnl_conv_run(DnnlConv *conv, const ConvArgs *args)
         run_wgrad(conv, args);
         return;
     default: {
-        const dnnl_exec_arg_t list[4] = {{DNNL_ARG_DIFF_SRC, conv->x}, {DNNL_ARG_WEIGHTS, conv->packed},
-                                         {DNNL_ARG_DIFF_DST, conv->y}, {DNNL_ARG_SCRATCHPAD, conv->scratchpad}};
+        const dnnl_exec_arg_t list[4] = {{DNNL_ARG_DIFF_SRC, conv->x},
+                                         {DNNL_ARG_WEIGHTS, conv->packed},
+                                         {DNNL_ARG_DIFF_DST, conv->y},
+                                         {DNNL_ARG_SCRATCHPAD, conv->scratchpad}};
         DNNL_OK(dnnl_primitive_execute(conv->primitive, conv->context->stream, 4, list));
         return;
     }

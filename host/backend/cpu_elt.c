@@ -1,4 +1,5 @@
-/* Elementwise nodes on the CPU: images, ReLU, sums, casts, and the bias gradient (a column sum). All are bound by memory. */
+/* Elementwise nodes on the CPU: images, ReLU, sums, casts, and the bias gradient (a column sum).
+ * All are bound by memory. */
 #include "backend/cpu.h"
 
 #include <omp.h>
@@ -27,8 +28,10 @@ static void run_relu(CpuStep *own, const Step *step, const RunArgs *args)
     const int threads = own->cpu->threads;
 #pragma omp parallel num_threads(threads)
     {
-        const Range part = cpu_part((long)tensor_elems(t), FLAT_GRAIN, omp_get_thread_num(), threads);
-        own->loops->relu(at_element(x, t, part.begin), at_element(y, t, part.begin), (size_t)(part.end - part.begin));
+        const Range part =
+            cpu_part((long)tensor_elems(t), FLAT_GRAIN, omp_get_thread_num(), threads);
+        own->loops->relu(at_element(x, t, part.begin), at_element(y, t, part.begin),
+                         (size_t)(part.end - part.begin));
     }
 }
 
@@ -41,7 +44,8 @@ static void run_relu_bwd(CpuStep *own, const Step *step, const RunArgs *args)
     const int threads = own->cpu->threads;
 #pragma omp parallel num_threads(threads)
     {
-        const Range part = cpu_part((long)tensor_elems(t), FLAT_GRAIN, omp_get_thread_num(), threads);
+        const Range part =
+            cpu_part((long)tensor_elems(t), FLAT_GRAIN, omp_get_thread_num(), threads);
         own->loops->relu_bwd(at_element(dy, t, part.begin), at_element(y, t, part.begin),
                              at_element(dx, t, part.begin), (size_t)(part.end - part.begin));
     }
@@ -57,9 +61,10 @@ static void run_add(CpuStep *own, const Step *step, const RunArgs *args)
     const int threads = own->cpu->threads;
 #pragma omp parallel num_threads(threads)
     {
-        const Range part = cpu_part((long)tensor_elems(t), FLAT_GRAIN, omp_get_thread_num(), threads);
-        own->loops->add(at_element(a, t, part.begin), at_element(b, t, part.begin), at_element(y, t, part.begin),
-                        (size_t)(part.end - part.begin), relu);
+        const Range part =
+            cpu_part((long)tensor_elems(t), FLAT_GRAIN, omp_get_thread_num(), threads);
+        own->loops->add(at_element(a, t, part.begin), at_element(b, t, part.begin),
+                        at_element(y, t, part.begin), (size_t)(part.end - part.begin), relu);
     }
 }
 
@@ -72,7 +77,8 @@ static void run_cast(CpuStep *own, const Step *step, const RunArgs *args)
     const int threads = own->cpu->threads;
 #pragma omp parallel num_threads(threads)
     {
-        const Range part = cpu_part((long)tensor_elems(from), FLAT_GRAIN, omp_get_thread_num(), threads);
+        const Range part =
+            cpu_part((long)tensor_elems(from), FLAT_GRAIN, omp_get_thread_num(), threads);
         const size_t count = (size_t)(part.end - part.begin);
         const void *source = at_element(x, from, part.begin);
         void *target = at_element(y, to, part.begin);
@@ -92,7 +98,8 @@ typedef struct {
     bf16 half[3][256];
 } ImageTable;
 
-static void image_pixels(const ImageTable *table, const uint8_t *u8, int from_c, const Tensor *to, void *y, Range part)
+static void image_pixels(const ImageTable *table, const uint8_t *u8, int from_c, const Tensor *to,
+                         void *y, Range part)
 {
     if (to->dtype == DT_F32) {
         float *out = (float *)y + part.begin * to->c;
@@ -121,7 +128,8 @@ static void run_image(CpuStep *own, const Step *step, const RunArgs *args)
     const int threads = own->cpu->threads;
 #pragma omp parallel num_threads(threads)
     {
-        image_pixels(own->own, u8, from->c, to, y, cpu_part(pixels, FLAT_GRAIN, omp_get_thread_num(), threads));
+        image_pixels(own->own, u8, from->c, to, y,
+                     cpu_part(pixels, FLAT_GRAIN, omp_get_thread_num(), threads));
     }
 }
 
@@ -161,7 +169,8 @@ static void run_bias_grad(CpuStep *own, const Step *step, const RunArgs *args)
         double *mine = acc + (size_t)thread * stride;
         memset(mine, 0, 2 * (size_t)own->width * sizeof *mine);
         const Range part = cpu_part(rows, 1, thread, threads);
-        own->loops->stats(at_element(dy, t, part.begin * own->width), part.end - part.begin, own->width, mine);
+        own->loops->stats(at_element(dy, t, part.begin * own->width), part.end - part.begin,
+                          own->width, mine);
     }
     for (long e = rows * own->width; e < pixels * t->c; e++) {
         acc[e % t->c] += t->dtype == DT_F32 ? (double)((const float *)dy)[e]
@@ -186,7 +195,8 @@ static void release_own(CpuStep *own)
 
 static Err *refuse(const Step *step, DType type)
 {
-    return err_new(EXIT_CONFIG_ERR, "%s: the cpu backend stores activations as fp32 or bf16, not %s: set precision",
+    return err_new(EXIT_CONFIG_ERR,
+                   "%s: the cpu backend stores activations as fp32 or bf16, not %s: set precision",
                    step_node(step)->name, dtype_name(type));
 }
 

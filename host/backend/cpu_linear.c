@@ -1,5 +1,5 @@
-/* Fully connected layers on the CPU: fp32 matrix products, with 16-bit activations widened first (they are few: one
- * row an image). */
+/* Fully connected layers on the CPU: fp32 matrix products, with 16-bit activations widened first
+ * (they are few: one row an image). */
 #include "backend/cpu.h"
 
 #include <string.h>
@@ -24,7 +24,8 @@ static void run_linear(CpuStep *own, const Step *step, const RunArgs *args)
     for (int n = 0; bias && n < x_t->n; n++) {
         memcpy(y + (size_t)n * (size_t)outputs, bias, (size_t)outputs * sizeof *y);
     }
-    cpu_dnnl_gemm(false, true, x_t->n, outputs, x_t->c, x, cpu_in_at(step, args, 1), bias ? 1.0f : 0.0f, y);
+    cpu_dnnl_gemm(false, true, x_t->n, outputs, x_t->c, x, cpu_in_at(step, args, 1),
+                  bias ? 1.0f : 0.0f, y);
 }
 
 static void run_dgrad(CpuStep *own, const Step *step, const RunArgs *args)
@@ -35,11 +36,13 @@ static void run_dgrad(CpuStep *own, const Step *step, const RunArgs *args)
     const float *dy = widen(own, dy_t, cpu_in_at(step, args, 0), scratch);
     void *dx = cpu_out_at(step, args, 0);
     if (dx_t->dtype == DT_F32) {
-        cpu_dnnl_gemm(false, false, dy_t->n, dx_t->c, dy_t->c, dy, cpu_in_at(step, args, 1), 0.0f, dx);
+        cpu_dnnl_gemm(false, false, dy_t->n, dx_t->c, dy_t->c, dy, cpu_in_at(step, args, 1), 0.0f,
+                      dx);
         return;
     }
     float *full = scratch + tensor_elems(dy_t);
-    cpu_dnnl_gemm(false, false, dy_t->n, dx_t->c, dy_t->c, dy, cpu_in_at(step, args, 1), 0.0f, full);
+    cpu_dnnl_gemm(false, false, dy_t->n, dx_t->c, dy_t->c, dy, cpu_in_at(step, args, 1), 0.0f,
+                  full);
     own->loops->from_float(full, dx, tensor_elems(dx_t), 1.0f);
 }
 
@@ -63,16 +66,21 @@ Err *cpu_prepare_linear(Step *step, CpuStep *own)
     for (int i = 0; i < 3; i++) {
         const DType type = parts[i]->dtype;
         if (type != DT_F32 && type != DT_BF16) {
-            return err_new(EXIT_CONFIG_ERR, "%s: the cpu backend stores activations as fp32 or bf16, not %s",
+            return err_new(EXIT_CONFIG_ERR,
+                           "%s: the cpu backend stores activations as fp32 or bf16, not %s",
                            node->name, dtype_name(type));
         }
         if (type == DT_BF16) {
             narrow = DT_BF16;
         }
-        elems += parts[i]->kind == TENSOR_PARAM || parts[i]->kind == TENSOR_GRAD ? 0 : tensor_elems(parts[i]);
+        elems += parts[i]->kind == TENSOR_PARAM || parts[i]->kind == TENSOR_GRAD
+                     ? 0
+                     : tensor_elems(parts[i]);
     }
     own->loops = cpu_loops(own->cpu->isa, narrow);
     step->workspace = narrow == DT_BF16 ? elems * sizeof(float) : 0;
-    own->run = node->op == OP_LINEAR ? run_linear : node->op == OP_LINEAR_DGRAD ? run_dgrad : run_wgrad;
+    own->run = node->op == OP_LINEAR         ? run_linear
+               : node->op == OP_LINEAR_DGRAD ? run_dgrad
+                                             : run_wgrad;
     return NULL;
 }

@@ -20,6 +20,12 @@
 #define V_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define V_RELU(a) _mm256_max_ps(_mm256_setzero_ps(), a)
 #define V_KEEP_POSITIVE(y, v) _mm256_and_ps(_mm256_cmp_ps(y, _mm256_setzero_ps(), _CMP_GT_OQ), v)
+#define V_IF_ABOVE(a, b, x, y)                                                                     \
+    _mm256_blendv_ps(                                                                              \
+        y, x, _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ), _mm256_cmp_ps(b, b, _CMP_ORD_Q)))
+#define V_KEEP_EQUAL(a, b, v) _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ), v)
+#define V_LOAD_U8(p)                                                                               \
+    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
 #define V_LOAD(p) _mm256_loadu_ps(p)
 #define V_STORE(p, v) _mm256_storeu_ps(p, v)
 
@@ -33,7 +39,8 @@ static inline __attribute__((always_inline)) TARGET void store_bf16(bf16 *p, __m
 {
     const __m256i bits = _mm256_castps_si256(v);
     const __m256i high = _mm256_srli_epi32(bits, 16);
-    const __m256i half = _mm256_add_epi32(_mm256_and_si256(high, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7FFF));
+    const __m256i half =
+        _mm256_add_epi32(_mm256_and_si256(high, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7FFF));
     const __m256i round = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
     const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
@@ -48,8 +55,8 @@ static inline __attribute__((always_inline)) TARGET void store_bf16(bf16 *p, __m
 #define E_STORE(p, v) _mm256_storeu_ps(p, v)
 #define E_GET(x) (x)
 #define E_PUT(x) (x)
-#include "cpu_loops.inc"
 #include "cpu_arena.inc"
+#include "cpu_loops.inc"
 static const CpuLoops F32_LOOPS = LOOPS_TABLE("avx2 f32");
 static const CpuArenaLoops ARENA_LOOPS = {.sgd = full_sgd, .square_sum = full_square_sum};
 #undef NAME

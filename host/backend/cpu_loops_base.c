@@ -1,4 +1,5 @@
-/* Column, flat and arena loops in plain C with 16-byte vectors, for any processor; and the choice of instruction set. */
+/* Column, flat and arena loops in plain C with 16-byte vectors, for any processor; and the choice
+ * of instruction set. */
 #include "backend/cpu.h"
 
 #include <math.h>
@@ -18,12 +19,20 @@ typedef int32_t Bits __attribute__((vector_size(16)));
 #define V_FMA(a, b, c) ((a) * (b) + (c))
 #define V_RELU(a) clear_where((a), (a) <= V_SET1(0.0f))
 #define V_KEEP_POSITIVE(y, v) clear_where((v), ~((y) > V_SET1(0.0f)))
+#define V_IF_ABOVE(a, b, x, y) select_bits(~((a) <= (b)) & ((b) == (b)), (x), (y))
+#define V_KEEP_EQUAL(a, b, v) clear_where((v), (a) != (b))
+#define V_LOAD_U8(p) ((V){(float)(p)[0], (float)(p)[1], (float)(p)[2], (float)(p)[3]})
 #define V_LOAD(p) load_f32(p)
 #define V_STORE(p, v) store_f32(p, v)
 
 static inline V clear_where(V v, Bits mask)
 {
     return (V)((Bits)v & ~mask);
+}
+
+static inline V select_bits(Bits mask, V yes, V no)
+{
+    return (V)(((Bits)yes & mask) | ((Bits)no & ~mask));
 }
 
 static inline V load_f32(const float *p)
@@ -56,8 +65,8 @@ static inline void store_bf16(bf16 *p, V v)
 #define E_STORE(p, v) store_f32(p, v)
 #define E_GET(x) (x)
 #define E_PUT(x) (x)
-#include "cpu_loops.inc"
 #include "cpu_arena.inc"
+#include "cpu_loops.inc"
 static const CpuLoops F32_LOOPS = LOOPS_TABLE("base f32");
 static const CpuArenaLoops ARENA_LOOPS = {.sgd = full_sgd, .square_sum = full_square_sum};
 #undef NAME
@@ -78,7 +87,8 @@ static const CpuLoops BF16_LOOPS = LOOPS_TABLE("base bf16");
 
 const CpuLoops *cpu_loops(CpuIsa isa, DType storage)
 {
-    CHECK(storage == DT_F32 || storage == DT_BF16, "cpu loops store f32 or bf16, not %s", dtype_name(storage));
+    CHECK(storage == DT_F32 || storage == DT_BF16, "cpu loops store f32 or bf16, not %s",
+          dtype_name(storage));
 #ifdef CPU_X86
     if (isa >= CPU_AVX512) {
         return cpu_loops_avx512(storage, isa == CPU_AVX512_BF16);
@@ -112,8 +122,9 @@ static CpuIsa isa_of_machine(void)
 #ifdef CPU_X86
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512dq");
     if (avx512) {
         return __builtin_cpu_supports("avx512bf16") ? CPU_AVX512_BF16 : CPU_AVX512;
     }
@@ -123,7 +134,8 @@ static CpuIsa isa_of_machine(void)
 #endif
 }
 
-static const char *const ISA_NAMES[CPU_ISA_COUNT] = {"base", "avx2", "avx512_core", "avx512_core_bf16"};
+static const char *const ISA_NAMES[CPU_ISA_COUNT] = {"base", "avx2", "avx512_core",
+                                                     "avx512_core_bf16"};
 
 const char *cpu_isa_name(CpuIsa isa)
 {
@@ -142,6 +154,7 @@ Err *cpu_isa_detect(const char *cap, CpuIsa *out)
             return NULL;
         }
     }
-    return err_new(EXIT_CONFIG_ERR, "unknown instruction set '%s': use base, avx2, avx512_core or avx512_core_bf16",
+    return err_new(EXIT_CONFIG_ERR,
+                   "unknown instruction set '%s': use base, avx2, avx512_core or avx512_core_bf16",
                    cap);
 }

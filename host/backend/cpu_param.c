@@ -1,5 +1,6 @@
-/* Nodes over parameters on the CPU: folding of batch norm into weights, the gradient's norm, and the optimizer. The flat
- * arenas are cut into pieces of fixed size, so that the norm does not depend on the number of threads. */
+/* Nodes over parameters on the CPU: folding of batch norm into weights, the gradient's norm, and
+ * the optimizer. The flat arenas are cut into pieces of fixed size, so that the norm does not
+ * depend on the number of threads. */
 #include "backend/cpu.h"
 
 #include <math.h>
@@ -22,11 +23,13 @@ static void run_fold(CpuStep *own, const Step *step, const RunArgs *args)
     const int outputs = cpu_out(step, 1)->c;
     const size_t each = tensor_elems(cpu_out(step, 0)) / (size_t)outputs;
     for (int o = 0; o < outputs; o++) {
-        const double scale = (double)gamma[o] / sqrt((double)var[o] + (double)step_node(step)->attr.bn.eps);
+        const double scale =
+            (double)gamma[o] / sqrt((double)var[o] + (double)step_node(step)->attr.bn.eps);
         for (size_t i = 0; i < each; i++) {
             folded[(size_t)o * each + i] = (float)((double)w[(size_t)o * each + i] * scale);
         }
-        shift[o] = (float)(((bias ? (double)bias[o] : 0.0) - (double)mean[o]) * scale + (double)beta[o]);
+        shift[o] =
+            (float)(((bias ? (double)bias[o] : 0.0) - (double)mean[o]) * scale + (double)beta[o]);
     }
 }
 
@@ -55,10 +58,12 @@ static Pieces *pieces_of(const Params *params, bool decay_norm_bias, CpuIsa isa)
     for (int p = 0; p < params->count; p++) {
         const Param *param = &params->items[p];
         for (size_t at = 0; param->arena == ARENA_WEIGHT && at < param->count; at += PIECE) {
-            list->pieces = xgrow(list->pieces, &capacity, (size_t)list->count + 1, sizeof *list->pieces);
-            list->pieces[list->count++] = (Piece){.offset = param->offset + at,
-                                                  .count = param->count - at < PIECE ? param->count - at : PIECE,
-                                                  .decay = decay_norm_bias || is_weight(param)};
+            list->pieces =
+                xgrow(list->pieces, &capacity, (size_t)list->count + 1, sizeof *list->pieces);
+            list->pieces[list->count++] =
+                (Piece){.offset = param->offset + at,
+                        .count = param->count - at < PIECE ? param->count - at : PIECE,
+                        .decay = decay_norm_bias || is_weight(param)};
         }
     }
     return list;
@@ -86,7 +91,8 @@ static void run_grad_norm(CpuStep *own, const Step *step, const RunArgs *args)
         for (long i = part.begin; i < part.end; i++) {
             const Piece *piece = &list->pieces[i];
             sums[2 * i + 1] = 0.0;
-            sums[2 * i] = list->loops->square_sum(grad + piece->offset, piece->count, &sums[2 * i + 1]);
+            sums[2 * i] =
+                list->loops->square_sum(grad + piece->offset, piece->count, &sums[2 * i + 1]);
         }
     }
     double square = 0.0;
@@ -112,9 +118,12 @@ static void run_sgd(CpuStep *own, const Step *step, const RunArgs *args)
         const double norm = factor * sqrt((double)stats[0]);
         factor *= fmin(1.0, (double)hyper[HYPER_CLIP_NORM] / (norm + 1e-6));
     }
-    const SgdCoef coef = {.lr = hyper[HYPER_LR], .momentum = hyper[HYPER_MOMENTUM],
-                          .dampening = hyper[HYPER_DAMPENING], .weight_decay = hyper[HYPER_WEIGHT_DECAY],
-                          .grad_factor = (float)factor, .nesterov = hyper[HYPER_NESTEROV] != 0.0f,
+    const SgdCoef coef = {.lr = hyper[HYPER_LR],
+                          .momentum = hyper[HYPER_MOMENTUM],
+                          .dampening = hyper[HYPER_DAMPENING],
+                          .weight_decay = hyper[HYPER_WEIGHT_DECAY],
+                          .grad_factor = (float)factor,
+                          .nesterov = hyper[HYPER_NESTEROV] != 0.0f,
                           .first = hyper[HYPER_FIRST] != 0.0f};
     SgdCoef bare = coef;
     bare.weight_decay = 0.0f;
@@ -127,8 +136,8 @@ static void run_sgd(CpuStep *own, const Step *step, const RunArgs *args)
         const Range part = cpu_part(list->count, 1, omp_get_thread_num(), threads);
         for (long i = part.begin; i < part.end; i++) {
             const Piece *piece = &list->pieces[i];
-            list->loops->sgd(w + piece->offset, moment + piece->offset, grad + piece->offset, piece->count,
-                             piece->decay ? &coef : &bare);
+            list->loops->sgd(w + piece->offset, moment + piece->offset, grad + piece->offset,
+                             piece->count, piece->decay ? &coef : &bare);
         }
     }
 }
@@ -141,11 +150,13 @@ Err *cpu_prepare_param(Step *step, CpuStep *own)
         return NULL;
     }
     if (step->graph->math != DT_F32) {
-        return err_new(EXIT_CONFIG_ERR, "%s: the cpu backend keeps parameters in fp32, not %s: use the ref backend",
+        return err_new(EXIT_CONFIG_ERR,
+                       "%s: the cpu backend keeps parameters in fp32, not %s: use the ref backend",
                        node->name, dtype_name(step->graph->math));
     }
     const bool sgd = node->op == OP_SGD;
-    Pieces *list = pieces_of(step->graph->params, sgd && node->attr.sgd.decay_norm_bias, own->cpu->isa);
+    Pieces *list =
+        pieces_of(step->graph->params, sgd && node->attr.sgd.decay_norm_bias, own->cpu->isa);
     own->own = list;
     own->release = release_pieces;
     own->run = sgd ? run_sgd : run_grad_norm;

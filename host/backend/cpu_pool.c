@@ -1,12 +1,11 @@
-/* Pooling on the CPU: pixels are independent, the inner loops run over channels. Average pooling sums in fp32 and rounds
- * once; its gradient gathers, so that overlapping windows need no second pass. */
+/* Pooling on the CPU: pixels are independent, the inner loops run over channels. Average pooling
+ * sums in fp32 and rounds once; its gradient gathers, so that overlapping windows need no second
+ * pass. */
 #include "backend/cpu.h"
 
 #include <math.h>
 #include <omp.h>
 #include <string.h>
-
-#include "base/half.h"
 
 typedef struct {
     int begin, end;
@@ -43,7 +42,8 @@ typedef struct {
     const void *in;
     void *out;
     uint8_t *index;
-    float *line; /* [channels] of this thread */
+    float *line;       /* [2][line_elems] of this thread */
+    size_t line_elems; /* channels, rounded up */
 } PoolRun;
 
 /* Rows of the output (of all images) in [begin, end). */
@@ -62,10 +62,12 @@ static void average_rows(const PoolRun *run, Range part)
             memset(run->line, 0, (size_t)y->c * sizeof *run->line);
             for (int h = rows.begin; h < rows.end; h++) {
                 for (int w = columns.begin; w < columns.end; w++) {
-                    run->own->loops->accumulate(pixel_at(run->in, run->large, n, h, w), run->line, (size_t)y->c);
+                    run->own->loops->accumulate(pixel_at(run->in, run->large, n, h, w), run->line,
+                                                (size_t)y->c);
                 }
             }
-            run->own->loops->from_float(run->line, (void *)pixel_at(run->out, y, n, oh, ow), (size_t)y->c, share);
+            run->own->loops->from_float(run->line, (void *)pixel_at(run->out, y, n, oh, ow),
+                                        (size_t)y->c, share);
         }
     }
 }
@@ -83,53 +85,49 @@ static void average_bwd_rows(const PoolRun *run, Range part)
             memset(run->line, 0, (size_t)dx->c * sizeof *run->line);
             for (int oh = rows.begin; oh < rows.end; oh++) {
                 for (int ow = columns.begin; ow < columns.end; ow++) {
-                    run->own->loops->accumulate(pixel_at(run->in, run->small, n, oh, ow), run->line, (size_t)dx->c);
+                    run->own->loops->accumulate(pixel_at(run->in, run->small, n, oh, ow), run->line,
+                                                (size_t)dx->c);
                 }
             }
-            run->own->loops->from_float(run->line, (void *)pixel_at(run->out, dx, n, h, w), (size_t)dx->c, share);
+            run->own->loops->from_float(run->line, (void *)pixel_at(run->out, dx, n, h, w),
+                                        (size_t)dx->c, share);
         }
     }
-}
-
-static float value_at(const char *pixel, DType type, int c)
-{
-    return type == DT_F32 ? ((const float *)(const void *)pixel)[c]
-                          : bf16_to_float(((const bf16 *)(const void *)pixel)[c]);
 }
 
 /* The first of equal values wins, and NaN over all. */
-static void max_pixel(const PoolRun *run, const char *pixel, int place, bool first, uint8_t *index)
-{
-    const DType type = run->large->dtype;
-    for (int c = 0; c < run->large->c; c++) {
-        const float v = value_at(pixel, type, c);
-        if (first || v > run->line[c] || (isnan(v) && !isnan(run->line[c]))) {
-            run->line[c] = v;
-            index[c] = (uint8_t)place;
-        }
-    }
-}
-
 static void max_rows(const PoolRun *run, Range part)
 {
     const Tensor *y = run->small;
     const PoolAttr *a = run->attr;
+    float *places = run->line + run->line_elems;
     for (long row = part.begin; row < part.end; row++) {
         const int n = (int)(row / y->h);
         const int oh = (int)(row % y->h);
         const Span rows = window(oh, a, run->large->h);
         for (int ow = 0; ow < y->w; ow++) {
             const Span columns = window(ow, a, run->large->w);
-            uint8_t *index = run->index + (((size_t)row * (size_t)y->w) + (size_t)ow) * (size_t)y->c;
-            bool first = true;
+            uint8_t *index =
+                run->index + (((size_t)row * (size_t)y->w) + (size_t)ow) * (size_t)y->c;
+            const int top = oh * a->stride - a->pad;
+            const int left = ow * a->stride - a->pad;
+            const float first = (float)((rows.begin - top) * a->kernel + columns.begin - left);
+            for (int c = 0; c < y->c; c++) {
+                run->line[c] = -INFINITY;
+                places[c] = first; /* of a window that holds nothing larger */
+            }
             for (int h = rows.begin; h < rows.end; h++) {
                 for (int w = columns.begin; w < columns.end; w++) {
-                    const int place = (h - (oh * a->stride - a->pad)) * a->kernel + w - (ow * a->stride - a->pad);
-                    max_pixel(run, pixel_at(run->in, run->large, n, h, w), place, first, index);
-                    first = false;
+                    run->own->loops->max_place(pixel_at(run->in, run->large, n, h, w), run->line,
+                                               places, (size_t)y->c,
+                                               (float)((h - top) * a->kernel + w - left));
                 }
             }
-            run->own->loops->from_float(run->line, (void *)pixel_at(run->out, y, n, oh, ow), (size_t)y->c, 1.0f);
+            for (int c = 0; c < y->c; c++) {
+                index[c] = (uint8_t)places[c];
+            }
+            run->own->loops->from_float(run->line, (void *)pixel_at(run->out, y, n, oh, ow),
+                                        (size_t)y->c, 1.0f);
         }
     }
 }
@@ -148,18 +146,24 @@ static void max_bwd_rows(const PoolRun *run, Range part)
             memset(run->line, 0, (size_t)dx->c * sizeof *run->line);
             for (int oh = rows.begin; oh < rows.end; oh++) {
                 for (int ow = columns.begin; ow < columns.end; ow++) {
-                    const int place = (h - (oh * a->stride - a->pad)) * a->kernel + w - (ow * a->stride - a->pad);
-                    const size_t pixel = ((size_t)n * (size_t)dy->h + (size_t)oh) * (size_t)dy->w + (size_t)ow;
+                    const int place =
+                        (h - (oh * a->stride - a->pad)) * a->kernel + w - (ow * a->stride - a->pad);
+                    const size_t pixel =
+                        ((size_t)n * (size_t)dy->h + (size_t)oh) * (size_t)dy->w + (size_t)ow;
                     const uint8_t *index = run->index + pixel * (size_t)dy->c;
-                    const char *from = pixel_at(run->in, dy, n, oh, ow);
-                    for (int c = 0; c < dx->c; c++) {
-                        run->line[c] += index[c] == place ? value_at(from, dy->dtype, c) : 0.0f;
-                    }
+                    run->own->loops->accumulate_where(pixel_at(run->in, dy, n, oh, ow), index,
+                                                      (uint8_t)place, run->line, (size_t)dx->c);
                 }
             }
-            run->own->loops->from_float(run->line, (void *)pixel_at(run->out, dx, n, h, w), (size_t)dx->c, 1.0f);
+            run->own->loops->from_float(run->line, (void *)pixel_at(run->out, dx, n, h, w),
+                                        (size_t)dx->c, 1.0f);
         }
     }
+}
+
+static size_t line_elems(int channels)
+{
+    return (size_t)(channels + 15) / 16 * 16;
 }
 
 static void run_rows(CpuStep *own, const PoolRun *run, long rows, float *lines, PoolRows loop)
@@ -169,7 +173,8 @@ static void run_rows(CpuStep *own, const PoolRun *run, long rows, float *lines, 
     {
         const int t = omp_get_thread_num();
         PoolRun mine = *run;
-        mine.line = lines + (size_t)t * (size_t)((run->large->c + 15) / 16 * 16);
+        mine.line_elems = line_elems(run->large->c);
+        mine.line = lines + 2 * (size_t)t * mine.line_elems;
         loop(&mine, cpu_part(rows, 1, t, threads));
     }
 }
@@ -177,8 +182,12 @@ static void run_rows(CpuStep *own, const PoolRun *run, long rows, float *lines, 
 static void run_forward(CpuStep *own, const Step *step, const RunArgs *args)
 {
     const bool max = step_node(step)->op == OP_MAXPOOL;
-    const PoolRun run = {.own = own, .attr = &step_node(step)->attr.pool, .large = cpu_in(step, 0),
-                         .small = cpu_out(step, 0), .in = cpu_in_at(step, args, 0), .out = cpu_out_at(step, args, 0),
+    const PoolRun run = {.own = own,
+                         .attr = &step_node(step)->attr.pool,
+                         .large = cpu_in(step, 0),
+                         .small = cpu_out(step, 0),
+                         .in = cpu_in_at(step, args, 0),
+                         .out = cpu_out_at(step, args, 0),
                          .index = max ? cpu_out_at(step, args, 1) : NULL};
     run_rows(own, &run, (long)run.small->n * run.small->h, args->arena[ARENA_WORKSPACE],
              max ? max_rows : average_rows);
@@ -187,8 +196,12 @@ static void run_forward(CpuStep *own, const Step *step, const RunArgs *args)
 static void run_backward(CpuStep *own, const Step *step, const RunArgs *args)
 {
     const bool max = step_node(step)->op == OP_MAXPOOL_BWD;
-    const PoolRun run = {.own = own, .attr = &step_node(step)->attr.pool, .large = cpu_out(step, 0),
-                         .small = cpu_in(step, 0), .in = cpu_in_at(step, args, 0), .out = cpu_out_at(step, args, 0),
+    const PoolRun run = {.own = own,
+                         .attr = &step_node(step)->attr.pool,
+                         .large = cpu_out(step, 0),
+                         .small = cpu_in(step, 0),
+                         .in = cpu_in_at(step, args, 0),
+                         .out = cpu_out_at(step, args, 0),
                          .index = max ? cpu_in_at(step, args, 1) : NULL};
     run_rows(own, &run, (long)run.large->n * run.large->h, args->arena[ARENA_WORKSPACE],
              max ? max_bwd_rows : average_bwd_rows);
@@ -199,11 +212,13 @@ Err *cpu_prepare_pool(Step *step, CpuStep *own)
     const Op op = step_node(step)->op;
     const Tensor *x = cpu_in(step, 0);
     if (x->dtype != DT_F32 && x->dtype != DT_BF16) {
-        return err_new(EXIT_CONFIG_ERR, "%s: the cpu backend stores activations as fp32 or bf16, not %s: set precision",
-                       step_node(step)->name, dtype_name(x->dtype));
+        return err_new(
+            EXIT_CONFIG_ERR,
+            "%s: the cpu backend stores activations as fp32 or bf16, not %s: set precision",
+            step_node(step)->name, dtype_name(x->dtype));
     }
     own->loops = cpu_loops(own->cpu->isa, x->dtype);
-    step->workspace = (size_t)own->cpu->threads * (size_t)((x->c + 15) / 16 * 16) * sizeof(float);
+    step->workspace = (size_t)own->cpu->threads * 2 * line_elems(x->c) * sizeof(float);
     own->run = op == OP_AVGPOOL || op == OP_MAXPOOL ? run_forward : run_backward;
     return NULL;
 }

@@ -1,13 +1,14 @@
-/* Winograd convolution F(2x2, 3x3) for AVX512-BF16 (Lavin and Gray 2016, "Fast algorithms for convolutional neural
- * networks"): y = A^T [(G g G^T) . (B^T d B)] A on tiles of 2x2 outputs, 16 products where the direct form takes 36.
- *
- * A thread takes a few rows of tiles at a time: it transforms the input (V, bf16, one matrix [tile][channel] for each of
- * the 16 positions), multiplies each by that position's weights (bf16 products, fp32 sums), and transforms the products
- * back with bias, residual and ReLU in the epilogue. V and a chunk of the products stay in the second-level cache. Each
- * output is computed by one thread in a fixed order, so results do not depend on the number of threads.
- *
- * Rounding: V and the transformed weights are rounded to bf16 (relative 2^-9 each) and an output sums 9 of the 16 products
- * with signs; measured against fp32 the error is about twice that of the direct form's single rounding of the output. */
+/* Winograd convolution F(2x2, 3x3) for AVX512-BF16 (Lavin and Gray 2016, "Fast algorithms for
+ * convolutional neural networks"): y = A^T [(G g G^T) . (B^T d B)] A on tiles of 2x2 outputs, 16
+ * products where the direct form takes 36.
+ * A thread takes a few rows of tiles at a time: it transforms the input (V, bf16, one matrix
+ * [tile][channel] for each of the 16 positions), multiplies each by that position's weights (bf16
+ * products, fp32 sums), and transforms the products back with bias, residual and ReLU in the
+ * epilogue. V and a chunk of the products stay in the second-level cache. Each output is computed
+ * by one thread in a fixed order, so results do not depend on the number of threads.
+ * Rounding: V and the transformed weights are rounded to bf16 (relative 2^-9 each) and an output
+ * sums 9 of the 16 products with signs; measured against fp32 the error is about twice that of the
+ * direct form's single rounding of the output. */
 #include "backend/cpu.h"
 
 #include <omp.h>
@@ -26,22 +27,23 @@ enum { TILES = 48 };
 struct Winograd {
     ConvShape shape;
     int threads;
-    int from, to;     /* channels read and written (forward: ic, oc; data gradient: oc, ic) */
-    int chunk;        /* output channels of one pass over the products: 16, 32 or 64 */
+    int from, to; /* channels read and written (forward: ic, oc; data gradient: oc, ic) */
+    int chunk;    /* output channels of one pass over the products: 16, 32 or 64 */
     int tiles_h, tiles_w;
-    int rows;         /* rows of tiles taken at a time */
-    int tiles;        /* capacity in tiles, a multiple of every kernel's rows */
-    size_t v_stride;  /* elements between the positions of V */
-    size_t m_stride;  /* elements between the positions of the products */
-    bf16 *weights;    /* [chunk][position][from/2][chunk columns][2] */
+    int rows;        /* rows of tiles taken at a time */
+    int tiles;       /* capacity in tiles, a multiple of every kernel's rows */
+    size_t v_stride; /* elements between the positions of V */
+    size_t m_stride; /* elements between the positions of the products */
+    bf16 *weights;   /* [chunk][position][from/2][chunk columns][2] */
 };
 
 bool cpu_winograd_supports(CpuIsa isa, const ConvShape *s)
 {
     const bool kind = s->kind == CONV_FORWARD || s->kind == CONV_DGRAD;
-    return isa == CPU_AVX512_BF16 && kind && s->act == DT_BF16 && s->kernel_h == 3 && s->kernel_w == 3 &&
-           s->stride == 1 && s->pad == 1 && s->groups == 1 && s->weight_ic == s->ic && s->ic % LANES == 0 && s->oc % LANES == 0 &&
-           s->w >= 2 && s->h >= 2 && s->w <= WIDTH_MAX;
+    return isa == CPU_AVX512_BF16 && kind && s->act == DT_BF16 && s->kernel_h == 3 &&
+           s->kernel_w == 3 && s->stride == 1 && s->pad == 1 && s->groups == 1 &&
+           s->weight_ic == s->ic && s->ic % LANES == 0 && s->oc % LANES == 0 && s->w >= 2 &&
+           s->h >= 2 && s->w <= WIDTH_MAX;
 }
 
 Winograd *cpu_winograd_open(const ConvShape *shape, int threads)
@@ -56,7 +58,8 @@ Winograd *cpu_winograd_open(const ConvShape *shape, int threads)
     g->tiles_w = (shape->w + 1) / 2;
     g->rows = g->tiles_w >= TILES ? 1 : TILES / g->tiles_w;
     g->tiles = (g->rows * g->tiles_w + 23) / 24 * 24;
-    g->v_stride = (size_t)g->tiles * (size_t)g->from + ROW_PAD; /* off the powers of two, which share cache sets */
+    g->v_stride = (size_t)g->tiles * (size_t)g->from +
+                  ROW_PAD; /* off the powers of two, which share cache sets */
     g->m_stride = (size_t)g->tiles * (size_t)g->chunk + ROW_PAD / 2;
     g->weights = xaligned((size_t)POSITIONS * (size_t)g->from * (size_t)g->to * sizeof(bf16));
     return g;
@@ -112,8 +115,10 @@ INLINE void filter_column(const float *w, long pitch, __m512 t[4])
     t[3] = c;
 }
 
-/* u = G g G^T for one filter and 16 input channels i, g read forwards or (data gradient) from the last tap to the first. */
-static NATIVE void transform_filters(const float *filter, long ic, bool forward, __m512 u[POSITIONS])
+/* u = G g G^T for one filter and 16 input channels i, g read forwards or (data gradient) from the
+ * last tap to the first. */
+static NATIVE void transform_filters(const float *filter, long ic, bool forward,
+                                     __m512 u[POSITIONS])
 {
     const __m512 half = _mm512_set1_ps(0.5f);
     const float *first = forward ? filter : filter + 8 * ic;
@@ -139,12 +144,14 @@ static size_t weight_at(const Winograd *g, int position, int from, int to)
     return (pair * (size_t)g->chunk + (size_t)(to % g->chunk)) * 2;
 }
 
-/* Forward: 16 filters o, 16 channels i. Pairs of i of one filter are one 32-bit word; words of 16 filters are gathered. */
+/* Forward: 16 filters o, 16 channels i. Pairs of i of one filter are one 32-bit word; words of 16
+ * filters are gathered. */
 static NATIVE void pack_forward(const Winograd *g, const float *weights, int o, int i)
 {
     const long ic = g->shape.ic;
-    const __m512i pick = _mm512_mullo_epi32(
-        _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi32(LANES / 2));
+    const __m512i pick =
+        _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                           _mm512_set1_epi32(LANES / 2));
     _Alignas(64) bf16 block[POSITIONS][LANES][LANES];
     for (int k = 0; k < LANES; k++) {
         __m512 u[POSITIONS];
@@ -155,7 +162,8 @@ static NATIVE void pack_forward(const Winograd *g, const float *weights, int o, 
     }
     for (int p = 0; p < POSITIONS; p++) {
         for (int pair = 0; pair < LANES / 2; pair++) {
-            const __m512i words = _mm512_i32gather_epi32(pick, (const int *)(const void *)block[p] + pair, 4);
+            const __m512i words =
+                _mm512_i32gather_epi32(pick, (const int *)(const void *)block[p] + pair, 4);
             _mm512_store_si512(g->weights + weight_at(g, p, i + 2 * pair, o), words);
         }
     }
@@ -172,7 +180,8 @@ static NATIVE void pack_dgrad(const Winograd *g, const float *weights, int o, in
     for (int p = 0; p < POSITIONS; p++) {
         const __m512i a = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(low[p]));
         const __m512i b = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(high[p]));
-        _mm512_store_si512(g->weights + weight_at(g, p, o, i), _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
+        _mm512_store_si512(g->weights + weight_at(g, p, o, i),
+                           _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
     }
 }
 
@@ -201,7 +210,8 @@ INLINE void store_half(bf16 *p, __m512 v)
 }
 
 /* One row of tiles, 16 channels: neighbouring tiles share two of their four columns. */
-static NATIVE void input_tiles(const InputRows *in, int tiles, bf16 *v, int channels, size_t v_stride)
+static NATIVE void input_tiles(const InputRows *in, int tiles, bf16 *v, int channels,
+                               size_t v_stride)
 {
     __m512 a[4];
     __m512 b[4];
@@ -226,7 +236,8 @@ static NATIVE void input_tiles(const InputRows *in, int tiles, bf16 *v, int chan
     }
 }
 
-static void transform_input(const Winograd *g, const bf16 *x, long tile_row, const bf16 *zeros, bf16 *v)
+static void transform_input(const Winograd *g, const bf16 *x, long tile_row, const bf16 *zeros,
+                            bf16 *v)
 {
     const ConvShape *s = &g->shape;
     const bf16 *image = x + (tile_row / g->tiles_h) * s->h * s->w * g->from;
@@ -309,7 +320,8 @@ typedef struct {
     const bf16 *residual[4];
 } OutputTile;
 
-INLINE void output_pixel(const OutputTile *tile, int i, int c, __m512 v, __m512 bias, bool residual, bool relu)
+INLINE void output_pixel(const OutputTile *tile, int i, int c, __m512 v, __m512 bias, bool residual,
+                         bool relu)
 {
     v = _mm512_add_ps(v, bias);
     if (residual) {
@@ -322,8 +334,8 @@ INLINE void output_pixel(const OutputTile *tile, int i, int c, __m512 v, __m512 
 }
 
 /* A^T m A for 16 channels of one tile. */
-INLINE void output_lanes(const Winograd *g, const float *m, const float *bias, const OutputTile *tile, int c,
-                         bool residual, bool relu)
+INLINE void output_lanes(const Winograd *g, const float *m, const float *bias,
+                         const OutputTile *tile, int c, bool residual, bool relu)
 {
     __m512 s[2][4];
 #pragma GCC unroll 4
@@ -349,15 +361,16 @@ INLINE void output_lanes(const Winograd *g, const float *m, const float *bias, c
     }
 }
 
-INLINE void output_tile(const Winograd *g, const float *m, const float *bias, const OutputTile *tile, bool residual,
-                        bool relu)
+INLINE void output_tile(const Winograd *g, const float *m, const float *bias,
+                        const OutputTile *tile, bool residual, bool relu)
 {
     for (int c = 0; c < g->chunk; c += LANES) {
         output_lanes(g, m + c, bias, tile, c, residual, relu);
     }
 }
 
-static NATIVE void output_any(const Winograd *g, const float *m, const float *bias, const OutputTile *tile)
+static NATIVE void output_any(const Winograd *g, const float *m, const float *bias,
+                              const OutputTile *tile)
 {
     const bool residual = g->shape.residual;
     if (g->shape.relu) {
@@ -373,8 +386,8 @@ static NATIVE void output_any(const Winograd *g, const float *m, const float *bi
     }
 }
 
-static void transform_output(const Winograd *g, const ConvArgs *args, bf16 *y, long tile_row, int first,
-                             const float *m)
+static void transform_output(const Winograd *g, const ConvArgs *args, bf16 *y, long tile_row,
+                             int first, const float *m)
 {
     const ConvShape *s = &g->shape;
     const long image = tile_row / g->tiles_h;
@@ -385,7 +398,8 @@ static void transform_output(const Winograd *g, const ConvArgs *args, bf16 *y, l
             const int h = top + i / 2;
             const int w = 2 * t + i % 2;
             if (h < s->h && w < s->w) {
-                const size_t at = (size_t)((image * s->h + h) * s->w + w) * (size_t)g->to + (size_t)first;
+                const size_t at =
+                    (size_t)((image * s->h + h) * s->w + w) * (size_t)g->to + (size_t)first;
                 tile.y[i] = y + at;
                 tile.residual[i] = s->residual ? (const bf16 *)args->residual + at : NULL;
             }
@@ -428,7 +442,8 @@ void cpu_winograd_run(const Winograd *g, const ConvArgs *args)
     {
         const int t = omp_get_thread_num();
         const Range part = cpu_part(rows, 1, t, threads);
-        run_rows(g, args, part.begin, part.end, (char *)args->workspace + (size_t)t * thread_bytes(g));
+        run_rows(g, args, part.begin, part.end,
+                 (char *)args->workspace + (size_t)t * thread_bytes(g));
     }
 }
 

@@ -1,5 +1,5 @@
-/* Private to cpu_winograd*.c: the input transform B^T d B, shared by the convolution and its weight gradient. Include after
- * <immintrin.h>. */
+/* Private to cpu_winograd*.c: the input transform B^T d B, shared by the convolution and its weight
+ * gradient. Include after <immintrin.h>. */
 #ifndef CUDISTILL_BACKEND_CPU_WINOGRAD_H
 #define CUDISTILL_BACKEND_CPU_WINOGRAD_H
 
@@ -13,7 +13,8 @@ enum { LANES = 16, POSITIONS = 16, ROW_PAD = 64, WIDTH_MAX = 256 };
 
 INLINE __m512 load_half(const bf16 *p)
 {
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
+    const __m512i wide =
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
@@ -25,8 +26,8 @@ typedef struct {
 } InputRows;
 
 /* Input rows 2*tile - 1 .. 2*tile + 2 of one image, from channel c on. */
-static inline InputRows input_rows(const bf16 *image, int height, int width, int channels, int tile, int c,
-                                   const bf16 *zeros)
+static inline InputRows input_rows(const bf16 *image, int height, int width, int channels, int tile,
+                                   int c, const bf16 *zeros)
 {
     InputRows in = {.width = width};
     for (int r = 0; r < 4; r++) {

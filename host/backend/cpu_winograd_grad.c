@@ -1,11 +1,12 @@
-/* Weight gradient of a 3x3 convolution in Winograd's form: the transpose of F(2x2, 3x3),
- * dg = G^T [sum over tiles of (A dy A^T) . (B^T d B)] G, with 16 products a tile where the direct form takes 36.
- *
- * Each thread takes a part of the rows of tiles. A few rows at a time are transformed (bf16, two neighbouring tiles
- * interleaved, as the CPU's pairwise product wants them) and multiplied onto the thread's own sums (fp32, one matrix
- * [output channel][input channel] for each of the 16 positions). At the end the threads' sums are added in order,
- * transformed and written or added to the OHWI gradient. No thread waits inside the work, unlike in oneDNN's form, whose
- * spinning barriers are slow where other processes want the cores. */
+/* Weight gradient of a 3x3 convolution in Winograd's form: the transpose of F(2x2, 3x3), dg = G^T
+ * [sum over tiles of (A dy A^T) . (B^T d B)] G, with 16 products a tile where the direct form takes
+ * 36.
+ * Each thread takes a part of the rows of tiles. A few rows at a time are transformed (bf16, two
+ * neighbouring tiles interleaved, as the CPU's pairwise product wants them) and multiplied onto the
+ * thread's own sums (fp32, one matrix [output channel][input channel] for each of the 16
+ * positions). At the end the threads' sums are added in order, transformed and written or added to
+ * the OHWI gradient. No thread waits inside the work, unlike in oneDNN's form, whose spinning
+ * barriers are slow where other processes want the cores. */
 #include "backend/cpu.h"
 
 #include <omp.h>
@@ -25,22 +26,22 @@ static const size_t SUMS_MAX_BYTES = (size_t)64 << 20; /* of all threads togethe
 struct WinogradGrad {
     ConvShape shape;
     int threads;
-    int chunk;        /* input channels of one product: 16, 32 or 64 */
+    int chunk; /* input channels of one product: 16, 32 or 64 */
     int tiles_h, tiles_w;
-    int row_pairs;    /* pairs of tiles in a row of tiles */
-    int rows;         /* rows of tiles taken at a time */
-    size_t v_stride;  /* elements between positions of the transformed input, [pair][ic][2] */
-    size_t d_stride;  /* of the transformed dy, [pair][oc][2] */
-    size_t sums;      /* floats of one thread's sums, [position][ic/chunk][oc][chunk] */
+    int row_pairs;   /* pairs of tiles in a row of tiles */
+    int rows;        /* rows of tiles taken at a time */
+    size_t v_stride; /* elements between positions of the transformed input, [pair][ic][2] */
+    size_t d_stride; /* of the transformed dy, [pair][oc][2] */
+    size_t sums;     /* floats of one thread's sums, [position][ic/chunk][oc][chunk] */
 };
 
 bool cpu_winograd_grad_supports(CpuIsa isa, const ConvShape *s, int threads)
 {
     const size_t sums = (size_t)threads * POSITIONS * (size_t)s->ic * (size_t)s->oc * sizeof(float);
-    return isa == CPU_AVX512_BF16 && s->kind == CONV_WGRAD && s->act == DT_BF16 && s->kernel_h == 3 &&
-           s->kernel_w == 3 && s->stride == 1 && s->pad == 1 && s->groups == 1 && s->weight_ic == s->ic &&
-           s->ic % LANES == 0 && s->oc % LANES == 0 && s->w >= 2 && s->h >= 2 && s->w <= WIDTH_MAX &&
-           sums <= SUMS_MAX_BYTES;
+    return isa == CPU_AVX512_BF16 && s->kind == CONV_WGRAD && s->act == DT_BF16 &&
+           s->kernel_h == 3 && s->kernel_w == 3 && s->stride == 1 && s->pad == 1 &&
+           s->groups == 1 && s->weight_ic == s->ic && s->ic % LANES == 0 && s->oc % LANES == 0 &&
+           s->w >= 2 && s->h >= 2 && s->w <= WIDTH_MAX && sums <= SUMS_MAX_BYTES;
 }
 
 WinogradGrad *cpu_winograd_grad_open(const ConvShape *shape, int threads)
@@ -54,7 +55,8 @@ WinogradGrad *cpu_winograd_grad_open(const ConvShape *shape, int threads)
     g->row_pairs = (g->tiles_w + 1) / 2;
     g->rows = g->row_pairs >= PAIRS ? 1 : PAIRS / g->row_pairs;
     const size_t pairs = (size_t)g->rows * (size_t)g->row_pairs;
-    g->v_stride = pairs * (size_t)shape->ic * 2 + ROW_PAD; /* off the powers of two, which share cache sets */
+    g->v_stride =
+        pairs * (size_t)shape->ic * 2 + ROW_PAD; /* off the powers of two, which share cache sets */
     g->d_stride = pairs * (size_t)shape->oc * 2 + ROW_PAD;
     g->sums = (size_t)POSITIONS * (size_t)shape->ic * (size_t)shape->oc;
     return g;
@@ -100,8 +102,9 @@ size_t cpu_winograd_grad_workspace(const WinogradGrad *g)
 /* Stores two tiles' values of 16 channels as 16 pairs. */
 INLINE void store_pairs(bf16 *p, __m512 first, __m512 second)
 {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i order =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(second, first);
     _mm512_store_si512(p, _mm512_permutexvar_epi16(order, halves));
 }
@@ -129,15 +132,18 @@ static NATIVE void input_pairs(const InputRows *in, int tiles, bf16 *v, int chan
             bf16 *position = out + (size_t)(4 * r) * stride;
             store_pairs(position, _mm512_sub_ps(a[r], c[r]), _mm512_sub_ps(c[r], e[r]));
             store_pairs(position + stride, _mm512_add_ps(b[r], c[r]), _mm512_add_ps(d[r], e[r]));
-            store_pairs(position + 2 * stride, _mm512_sub_ps(c[r], b[r]), _mm512_sub_ps(e[r], d[r]));
-            store_pairs(position + 3 * stride, _mm512_sub_ps(b[r], d[r]), _mm512_sub_ps(d[r], f[r]));
+            store_pairs(position + 2 * stride, _mm512_sub_ps(c[r], b[r]),
+                        _mm512_sub_ps(e[r], d[r]));
+            store_pairs(position + 3 * stride, _mm512_sub_ps(b[r], d[r]),
+                        _mm512_sub_ps(d[r], f[r]));
             a[r] = e[r];
             b[r] = f[r];
         }
     }
 }
 
-/* The two rows of dy under a row of tiles; a row outside the image is one pixel of zeros with pitch 0. */
+/* The two rows of dy under a row of tiles; a row outside the image is one pixel of zeros with
+ * pitch 0. */
 typedef struct {
     const bf16 *row[2];
     long pitch[2];
@@ -177,14 +183,16 @@ static NATIVE void grad_pairs(const GradRows *in, int tiles, bf16 *d, int channe
             bf16 *position = out + (size_t)(4 * r) * stride;
             store_pairs(position, a[r], p[r]);
             store_pairs(position + stride, _mm512_add_ps(a[r], b[r]), _mm512_add_ps(p[r], q[r]));
-            store_pairs(position + 2 * stride, _mm512_sub_ps(a[r], b[r]), _mm512_sub_ps(p[r], q[r]));
-            store_pairs(position + 3 * stride, _mm512_sub_ps(zero, b[r]), _mm512_sub_ps(zero, q[r]));
+            store_pairs(position + 2 * stride, _mm512_sub_ps(a[r], b[r]),
+                        _mm512_sub_ps(p[r], q[r]));
+            store_pairs(position + 3 * stride, _mm512_sub_ps(zero, b[r]),
+                        _mm512_sub_ps(zero, q[r]));
         }
     }
 }
 
-static void transform_row(const WinogradGrad *g, const ConvArgs *args, long tile_row, const bf16 *zeros, bf16 *v,
-                          bf16 *d)
+static void transform_row(const WinogradGrad *g, const ConvArgs *args, long tile_row,
+                          const bf16 *zeros, bf16 *v, bf16 *d)
 {
     const ConvShape *s = &g->shape;
     const long image = tile_row / g->tiles_h;
@@ -207,7 +215,8 @@ static void transform_row(const WinogradGrad *g, const ConvArgs *args, long tile
 
 /* --- products --- */
 
-/* sum [ROWS][16 WIDE] += d [pairs][ROWS][2] transposed times v [pairs][16 WIDE][2]; pitches in elements. */
+/* sum [ROWS][16 WIDE] += d [pairs][ROWS][2] transposed times v [pairs][16 WIDE][2]; pitches in
+ * elements. */
 #define PRODUCT(name, ROWS, WIDE)                                                                  \
     static NATIVE void name(const bf16 *d, long d_pitch, const bf16 *v, long v_pitch, int pairs,   \
                             float *sum)                                                            \
@@ -293,7 +302,8 @@ static void run_rows(const WinogradGrad *g, const ConvArgs *args, Range part, in
         const int rows = part.end - row < g->rows ? (int)(part.end - row) : g->rows;
         for (int r = 0; r < rows; r++) {
             const size_t pair = (size_t)r * (size_t)g->row_pairs * 2;
-            transform_row(g, args, row + r, zeros, v + pair * (size_t)g->shape.ic, d + pair * (size_t)g->shape.oc);
+            transform_row(g, args, row + r, zeros, v + pair * (size_t)g->shape.ic,
+                          d + pair * (size_t)g->shape.oc);
         }
         multiply(g, v, d, rows * g->row_pairs, sums);
     }

@@ -1,7 +1,7 @@
-/* Executes a graph: one plan for the largest batch, one set of prepared steps for each rung of the batch-size ladder.
- * Every run begins and ends on QUEUE_COMPUTE: other queues wait for its begin, and it waits for their end, so that runs,
- * uploads and refreshes of one Exec are in order without the caller's help. Device memory is only touched through the
- * backend's table. */
+/* Executes a graph: one plan for the largest batch, one set of prepared steps for each rung of
+ * the batch-size ladder. Every run begins and ends on QUEUE_COMPUTE: other queues wait for its
+ * begin, and it waits for their end, so that runs, uploads and refreshes of one Exec are in
+ * order without the caller's help. Device memory is only touched through the backend's table. */
 #include "backend/exec.h"
 
 #include "base/log.h"
@@ -10,9 +10,9 @@
 #include <string.h>
 
 enum {
-    STAGING_SLOTS = 64,     /* runs whose scalars may be on their way at once */
+    STAGING_SLOTS = 64, /* runs whose scalars may be on their way at once */
     WORKSPACE_ALIGN = 256,
-    POISON = 0xFF           /* bytes that are a NaN in every floating-point type */
+    POISON = 0xFF /* bytes that are a NaN in every floating-point type */
 };
 
 typedef struct {
@@ -39,7 +39,7 @@ struct Exec {
     bool queue_used[QUEUE_COUNT];
     bool arena_used[ARENA_COUNT];
     bool needs_moment;
-    bool *follows_training; /* per node: reads a trainable parameter, directly or through weights-stage nodes */
+    bool *follows_training; /* per node: reads a trainable parameter, if through weights nodes */
     int *step_event;        /* per plan step, -1 = nobody waits */
     int begin_event;
     int end_event[QUEUE_COUNT];
@@ -54,7 +54,8 @@ static void fuse(Exec *exec)
 {
     for (;;) {
         FuseCandidate *candidates = NULL;
-        const int count = fusion_candidates(&exec->graph, FUSE_ALL & ~exec->options.fusion_off, &candidates);
+        const int count =
+            fusion_candidates(&exec->graph, FUSE_ALL & ~exec->options.fusion_off, &candidates);
         bool *verdict = xcalloc((size_t)count + 1, sizeof *verdict);
         for (int i = 0; i < count; i++) {
             verdict[i] = exec->backend->accepts(exec->backend, &candidates[i]);
@@ -88,8 +89,8 @@ static void make_rungs(Exec *exec, const int *ladder, int ladder_count)
     int *batches = xcalloc((size_t)ladder_count + 1, sizeof *batches);
     batches[0] = exec->graph.batch;
     for (int i = 0; i < ladder_count; i++) {
-        CHECK(ladder[i] > 0 && ladder[i] <= exec->graph.batch, "ladder size %d of a graph of batch %d", ladder[i],
-              exec->graph.batch);
+        CHECK(ladder[i] > 0 && ladder[i] <= exec->graph.batch,
+              "ladder size %d of a graph of batch %d", ladder[i], exec->graph.batch);
         batches[i + 1] = ladder[i];
     }
     qsort(batches, (size_t)ladder_count + 1, sizeof *batches, compare_int);
@@ -119,8 +120,8 @@ static Err *prepare_node(Exec *exec, Rung *rung, int node, size_t workspace[QUEU
     const Node *n = step_node(step);
     Err *err = exec->backend->prepare(exec->backend, step);
     if (err) {
-        return err_context(err, "%s: step '%s' (%s) at batch %d", exec->backend->name, n->name, op_name(n->op),
-                           rung->graph.batch);
+        return err_context(err, "%s: step '%s' (%s) at batch %d", exec->backend->name, n->name,
+                           op_name(n->op), rung->graph.batch);
     }
     rung->prepared[node] = true;
     const int queue = n->stage == STAGE_WEIGHTS ? QUEUE_COMPUTE : n->queue;
@@ -152,7 +153,8 @@ static Err *prepare_all(Exec *exec)
 static bool owns_arena(const Exec *exec, Arena arena)
 {
     const bool scratch = arena == ARENA_ACT || arena == ARENA_WORKSPACE;
-    return arena == ARENA_PERSIST || arena == ARENA_IO || (scratch && !exec->options.shared_scratch);
+    return arena == ARENA_PERSIST || arena == ARENA_IO ||
+           (scratch && !exec->options.shared_scratch);
 }
 
 static Err *allocate(Exec *exec)
@@ -167,19 +169,23 @@ static Err *allocate(Exec *exec)
         exec->own[a] = exec->backend->alloc(exec->backend, MEM_DEVICE, exec->bytes[a]);
         if (!exec->own[a]) {
             return err_new(EXIT_DEVICE_MEMORY,
-                           "%s: out of memory for a graph of batch %d, which needs: activations %.1f MiB, outputs "
+                           "%s: out of memory for a graph of batch %d, which needs: activations "
+                           "%.1f MiB, outputs "
                            "%.1f MiB, inputs %.1f MiB, workspace %.1f MiB; lower the batch size",
-                           exec->backend->name, exec->graph.batch, (double)exec->plan->arena_bytes[ARENA_ACT] / 0x1p20,
+                           exec->backend->name, exec->graph.batch,
+                           (double)exec->plan->arena_bytes[ARENA_ACT] / 0x1p20,
                            (double)exec->plan->arena_bytes[ARENA_PERSIST] / 0x1p20,
                            (double)exec->plan->arena_bytes[ARENA_IO] / 0x1p20,
                            (double)exec->bytes[ARENA_WORKSPACE] / 0x1p20);
         }
         exec->args.arena[a] = exec->own[a];
     }
-    exec->staging = exec->backend->alloc(exec->backend, MEM_HOST, STAGING_SLOTS * sizeof *exec->staging);
-    return exec->staging ? NULL
-                         : err_new(EXIT_DEVICE_MEMORY, "%s: out of host memory for the step's scalars",
-                                   exec->backend->name);
+    exec->staging =
+        exec->backend->alloc(exec->backend, MEM_HOST, STAGING_SLOTS * sizeof *exec->staging);
+    return exec->staging
+               ? NULL
+               : err_new(EXIT_DEVICE_MEMORY, "%s: out of host memory for the step's scalars",
+                         exec->backend->name);
 }
 
 /* Which nodes read parameters that training changes; and which arenas must be bound. */
@@ -248,7 +254,8 @@ Err *exec_open(Backend *backend, const Graph *graph, const ExecOptions *options,
     if (exec->options.check_plan) {
         check_plan(exec);
     }
-    make_rungs(exec, options ? options->ladder : NULL, options && options->ladder ? options->ladder_count : 0);
+    make_rungs(exec, options ? options->ladder : NULL,
+               options && options->ladder ? options->ladder_count : 0);
     Err *err = prepare_all(exec);
     if (!err) {
         err = allocate(exec);
@@ -304,8 +311,10 @@ void exec_close(Exec *exec)
 
 void exec_bind(Exec *exec, Arena arena, void *base)
 {
-    const bool parameters = arena == ARENA_WEIGHT || arena == ARENA_GRAD || arena == ARENA_FROZEN || arena == ARENA_STATE;
-    const bool scratch = exec->options.shared_scratch && (arena == ARENA_ACT || arena == ARENA_WORKSPACE);
+    const bool parameters = arena == ARENA_WEIGHT || arena == ARENA_GRAD || arena == ARENA_FROZEN ||
+                            arena == ARENA_STATE;
+    const bool scratch =
+        exec->options.shared_scratch && (arena == ARENA_ACT || arena == ARENA_WORKSPACE);
     CHECK(parameters || scratch, "arena %d belongs to the executor", (int)arena);
     exec->args.arena[arena] = base;
 }
@@ -318,7 +327,8 @@ void exec_bind_moment(Exec *exec, void *base)
 static void check_bound(const Exec *exec)
 {
     for (int a = 0; a < ARENA_COUNT; a++) {
-        CHECK(!exec->arena_used[a] || exec->bytes[a] == 0 || exec->args.arena[a], "arena %d is not bound", a);
+        CHECK(!exec->arena_used[a] || exec->bytes[a] == 0 || exec->args.arena[a],
+              "arena %d is not bound", a);
     }
     CHECK(!exec->needs_moment || exec->args.moment, "the momentum is not bound");
 }
@@ -332,8 +342,8 @@ static int find_placed(const Exec *exec, const char *name)
 static void *address(const Exec *exec, int tensor)
 {
     const Placement *at = &exec->plan->at[tensor];
-    CHECK(exec->args.arena[at->arena], "tensor '%s': arena %d is not bound", exec->graph.tensors[tensor].name,
-          (int)at->arena);
+    CHECK(exec->args.arena[at->arena], "tensor '%s': arena %d is not bound",
+          exec->graph.tensors[tensor].name, (int)at->arena);
     return (char *)exec->args.arena[at->arena] + at->offset;
 }
 
@@ -386,7 +396,8 @@ static RunArgs args_of_queue(const Exec *exec, int queue)
 {
     RunArgs args = exec->args;
     if (args.arena[ARENA_WORKSPACE]) {
-        args.arena[ARENA_WORKSPACE] = (char *)args.arena[ARENA_WORKSPACE] + exec->workspace_offset[queue];
+        args.arena[ARENA_WORKSPACE] =
+            (char *)args.arena[ARENA_WORKSPACE] + exec->workspace_offset[queue];
     }
     return args;
 }
@@ -405,7 +416,8 @@ void exec_refresh(Exec *exec, bool trainable_only)
     for (int r = 0; r < exec->n_rungs; r++) {
         for (int n = 0; n < exec->graph.n_nodes; n++) {
             const Step *step = &exec->rungs[r].steps[n];
-            if (exec->rungs[r].prepared[n] && step->packs && (!trainable_only || exec->follows_training[n])) {
+            if (exec->rungs[r].prepared[n] && step->packs &&
+                (!trainable_only || exec->follows_training[n])) {
                 backend->pack(backend, QUEUE_COMPUTE, step, &args);
             }
         }
@@ -416,11 +428,13 @@ static void upload_scalar(Exec *exec, const char *name, const float *value)
 {
     const int tensor = find_placed(exec, name);
     if (tensor >= 0) {
-        exec->backend->upload(exec->backend, QUEUE_COMPUTE, address(exec, tensor), value, sizeof *value);
+        exec->backend->upload(exec->backend, QUEUE_COMPUTE, address(exec, tensor), value,
+                              sizeof *value);
     }
 }
 
-/* The source must stay until the device has read it, hence slots; they turn over only if the caller never synchronises. */
+/* The source must stay until the device has read it, hence slots; they turn over only if the
+ * caller never synchronises. */
 static void upload_scalars(Exec *exec, const ExecRun *run)
 {
     if (exec->staged == STAGING_SLOTS) {
@@ -467,7 +481,8 @@ static void join_queues(Exec *exec)
 
 static const Rung *smallest_rung(const Exec *exec, int rows)
 {
-    CHECK(rows > 0 && rows <= exec->graph.batch, "%d rows for a graph of batch %d", rows, exec->graph.batch);
+    CHECK(rows > 0 && rows <= exec->graph.batch, "%d rows for a graph of batch %d", rows,
+          exec->graph.batch);
     for (int r = 0; r < exec->n_rungs; r++) {
         if (exec->rungs[r].graph.batch >= rows) {
             return &exec->rungs[r];

@@ -1,5 +1,6 @@
-/* Execution queues of the host backends. Threaded queues are a list of items under one lock a queue; events carry the
- * number of records submitted and finished, so that a wait stands for the last record before it, as on a device. */
+/* Execution queues of the host backends. Threaded queues are a list of items under one lock a
+ * queue; events carry the number of records submitted and finished, so that a wait stands for
+ * the last record before it, as on a device. */
 #include "backend/queues.h"
 
 #include "base/err.h"
@@ -41,7 +42,7 @@ struct Queues {
     int count;
     bool threaded;
     uint64_t delay_seed;
-    pthread_mutex_t lock; /* everything below, and the workers' lists */
+    pthread_mutex_t lock;    /* everything below, and the workers' lists */
     pthread_cond_t progress; /* an event was recorded or an item finished */
     bool closing;
     Event *events;
@@ -172,7 +173,8 @@ void queues_close(Queues *queues)
     free(queues);
 }
 
-void queues_submit(Queues *queues, int queue, QueueTask task, void *context, const void *data, int data_bytes)
+void queues_submit(Queues *queues, int queue, QueueTask task, void *context, const void *data,
+                   int data_bytes)
 {
     CHECK(queue >= 0 && queue < queues->count, "queue %d of %d", queue, queues->count);
     CHECK(data_bytes >= 0 && data_bytes <= QUEUE_DATA_MAX, "%d bytes of task data", data_bytes);
@@ -198,7 +200,8 @@ int queues_event(Queues *queues)
         return queues->n_events++;
     }
     pthread_mutex_lock(&queues->lock);
-    queues->events = xgrow(queues->events, &queues->event_capacity, (size_t)queues->n_events + 1, sizeof(Event));
+    queues->events =
+        xgrow(queues->events, &queues->event_capacity, (size_t)queues->n_events + 1, sizeof(Event));
     queues->events[queues->n_events] = (Event){0};
     const int event = queues->n_events++;
     pthread_mutex_unlock(&queues->lock);

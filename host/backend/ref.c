@@ -1,6 +1,7 @@
-/* The ref backend: naive loops in double that define every op. A step converts its inputs to double in the workspace,
- * runs the loop, and rounds each output once at the store; "fp32 on ref" therefore means fp32 storage, and a double graph
- * runs in double throughout. Memory is the host's. */
+/* The ref backend: naive loops in double that define every op. A step converts its inputs to
+ * double in the workspace, runs the loop, and rounds each output once at the store; "fp32 on
+ * ref" therefore means fp32 storage, and a double graph runs in double throughout. Memory is the
+ * host's. */
 #include "backend/distill_rows.h"
 #include "backend/queues.h"
 #include "base/half.h"
@@ -276,7 +277,8 @@ static Err *ref_prepare(Backend *backend, Step *step)
     const Node *node = step_node(step);
     const Tensor *tensors = step->graph->tensors;
     if (node->op == OP_DISTILL) {
-        const int logits = node->in[DISTILL_IN_Z] >= 0 ? node->in[DISTILL_IN_Z] : node->in[DISTILL_IN_T];
+        const int logits =
+            node->in[DISTILL_IN_Z] >= 0 ? node->in[DISTILL_IN_Z] : node->in[DISTILL_IN_T];
         step->workspace = distill_ref_scratch(tensors[logits].c);
         return NULL;
     }

@@ -6,9 +6,10 @@
 /* Everything about one convolution that the three loops share. */
 typedef struct {
     const ConvAttr *attr;
-    int n, h, w, c;    /* input */
-    int oh, ow, o;     /* output */
-    int group_c, group_o; /* channels of one group; those of the input beyond all groups are padding, ignored */
+    int n, h, w, c; /* input */
+    int oh, ow, o;  /* output */
+    /* channels of one group; those of the input beyond all groups are padding and ignored */
+    int group_c, group_o;
 } Conv;
 
 static Conv conv_shape(const RefOp *op, const Tensor *x, const Tensor *w, const Tensor *y)
@@ -18,10 +19,11 @@ static Conv conv_shape(const RefOp *op, const Tensor *x, const Tensor *w, const 
     return conv;
 }
 
-/* One tap of one output element: the input channels of its group, and the weights that meet them. */
+/* One tap of one output element: the input channels of its group, and the weights that meet
+ * them. */
 typedef struct {
-    size_t y;       /* output element */
-    size_t x, w;    /* first of group_c consecutive elements */
+    size_t y;    /* output element */
+    size_t x, w; /* first of group_c consecutive elements */
 } Tap;
 
 typedef void (*TapLoop)(void *context, const Conv *conv, const Tap *tap);
@@ -47,9 +49,12 @@ static void conv_taps(const Conv *conv, TapLoop visit, void *context)
                 }
                 const Tap tap = {
                     .y = y,
-                    .x = (((size_t)n * (size_t)conv->h + (size_t)iy) * (size_t)conv->w + (size_t)ix) * (size_t)conv->c +
+                    .x = (((size_t)n * (size_t)conv->h + (size_t)iy) * (size_t)conv->w +
+                          (size_t)ix) *
+                             (size_t)conv->c +
                          (size_t)first_c,
-                    .w = (((size_t)o * (size_t)a->kernel_h + (size_t)ky) * (size_t)a->kernel_w + (size_t)kx) *
+                    .w = (((size_t)o * (size_t)a->kernel_h + (size_t)ky) * (size_t)a->kernel_w +
+                          (size_t)kx) *
                          (size_t)conv->group_c,
                 };
                 visit(context, conv, &tap);

@@ -12,8 +12,10 @@ void ref_image(const RefOp *op)
     const size_t source_c = (size_t)ref_in(op, 0)->c;
     for (size_t i = 0; i < tensor_elems(ref_out(op, 0)); i++) {
         const size_t c = i % channels;
-        op->out[0][i] = c < 3 ? (op->in[0][i / channels * source_c + c] / 255 - (double)a->mean[c]) / (double)a->std[c]
-                              : 0;
+        op->out[0][i] = c < 3
+                            ? (op->in[0][i / channels * source_c + c] / 255 - (double)a->mean[c]) /
+                                  (double)a->std[c]
+                            : 0;
     }
 }
 
@@ -45,7 +47,8 @@ void ref_cast(const RefOp *op)
     memcpy(op->out[0], op->in[0], tensor_elems(ref_out(op, 0)) * sizeof(double));
 }
 
-/* One position of one pooling window: element of the large tensor, element of the small one, place in the window. */
+/* One position of one pooling window: element of the large tensor, element of the small one,
+ * place in the window. */
 typedef void (*PoolVisit)(const RefOp *op, size_t large, size_t small, int place);
 
 static void pool_windows(const RefOp *op, const Tensor *x, const Tensor *y, PoolVisit visit)
@@ -64,7 +67,8 @@ static void pool_windows(const RefOp *op, const Tensor *x, const Tensor *y, Pool
                 continue;
             }
             const size_t large =
-                ((n * (size_t)x->h + (size_t)iy) * (size_t)x->w + (size_t)ix) * (size_t)x->c + (size_t)c;
+                ((n * (size_t)x->h + (size_t)iy) * (size_t)x->w + (size_t)ix) * (size_t)x->c +
+                (size_t)c;
             visit(op, large, small, place);
         }
     }
@@ -135,7 +139,9 @@ static double scalar_input(const Step *step, const RunArgs *args, int slot, doub
 {
     const Node *node = step_node(step);
     const int tensor = slot < node->n_in ? node->in[slot] : -1;
-    return tensor < 0 ? absent : ref_load(step->graph->tensors[tensor].dtype, step_address(step, args, tensor), 0);
+    return tensor < 0
+               ? absent
+               : ref_load(step->graph->tensors[tensor].dtype, step_address(step, args, tensor), 0);
 }
 
 void ref_distill(const Step *step, const RunArgs *args, void *scratch)
@@ -173,7 +179,8 @@ void ref_distill(const Step *step, const RunArgs *args, void *scratch)
         .scale = scalar_input(step, args, DISTILL_IN_SCALE, 1),
         .rows = step_address(step, args, out[DISTILL_OUT_ROWS]),
         .sums = step_address(step, args, out[DISTILL_OUT_SUMS]),
-        .stat_type = out[DISTILL_OUT_ROWS] >= 0 ? tensors[out[DISTILL_OUT_ROWS]].dtype : step->graph->math,
+        .stat_type =
+            out[DISTILL_OUT_ROWS] >= 0 ? tensors[out[DISTILL_OUT_ROWS]].dtype : step->graph->math,
     };
     distill_rows_ref(&rows, scratch);
 }
@@ -210,11 +217,13 @@ static void sgd_param(const Sgd *sgd, const RunArgs *args, const Param *param, b
     const double *h = sgd->hyper;
     for (size_t i = param->offset; i < param->offset + param->count; i++) {
         const double w = ref_load(sgd->math, args->arena[ARENA_WEIGHT], i);
-        double g = ref_load(sgd->math, args->arena[ARENA_GRAD], i) * h[HYPER_GRAD_SCALE] * sgd->clip;
+        double g =
+            ref_load(sgd->math, args->arena[ARENA_GRAD], i) * h[HYPER_GRAD_SCALE] * sgd->clip;
         g += decay ? h[HYPER_WEIGHT_DECAY] * w : 0;
         double v = g;
         if (h[HYPER_FIRST] == 0) {
-            v = h[HYPER_MOMENTUM] * ref_load(sgd->math, args->moment, i) + (1 - h[HYPER_DAMPENING]) * g;
+            v = h[HYPER_MOMENTUM] * ref_load(sgd->math, args->moment, i) +
+                (1 - h[HYPER_DAMPENING]) * g;
         }
         const double step = h[HYPER_NESTEROV] != 0 ? g + h[HYPER_MOMENTUM] * v : v;
         ref_store(sgd->math, args->moment, i, v);
@@ -229,7 +238,8 @@ void ref_sgd(const Step *step, const RunArgs *args)
     const Params *params = step->graph->params;
     Sgd sgd = {.clip = 1, .math = step->graph->math};
     for (int i = 0; i < HYPER_COUNT; i++) {
-        sgd.hyper[i] = ref_load(tensors[node->in[0]].dtype, step_address(step, args, node->in[0]), (size_t)i);
+        sgd.hyper[i] =
+            ref_load(tensors[node->in[0]].dtype, step_address(step, args, node->in[0]), (size_t)i);
     }
     const int stats = node->n_in > 1 ? node->in[1] : -1;
     if (stats >= 0) {
@@ -237,7 +247,8 @@ void ref_sgd(const Step *step, const RunArgs *args)
         if (ref_load(tensors[stats].dtype, address, 1) > 0) {
             return;
         }
-        const double norm = sgd.hyper[HYPER_GRAD_SCALE] * sqrt(ref_load(tensors[stats].dtype, address, 0));
+        const double norm =
+            sgd.hyper[HYPER_GRAD_SCALE] * sqrt(ref_load(tensors[stats].dtype, address, 0));
         if (sgd.hyper[HYPER_CLIP_NORM] > 0) {
             sgd.clip = fmin(1, sgd.hyper[HYPER_CLIP_NORM] / (norm + 1e-6));
         }

@@ -1,5 +1,5 @@
-/* Definitions of the batch norm nodes. Sums are [sum, sum of squares | sum dz, sum dz*xhat, count], coefficients are
- * [mean, 1/sqrt(var+eps), scale, shift], each a block of C (graph.h). */
+/* Definitions of the batch norm nodes. Sums are [sum, sum of squares | sum dz, sum dz*xhat,
+ * count], coefficients are [mean, 1/sqrt(var+eps), scale, shift], each a block of C (graph.h). */
 #include "ref_ops.h"
 
 #include <math.h>
@@ -36,8 +36,8 @@ static void moments(const double *sums, size_t c, size_t i, double *mean, double
     *var = count > 0 ? fmax(sums[c + i] / count - *mean * *mean, 0) : 0;
 }
 
-static void coefficients(double *coef, size_t c, size_t i, double mean, double var, double eps, double gamma,
-                         double beta)
+static void coefficients(double *coef, size_t c, size_t i, double mean, double var, double eps,
+                         double gamma, double beta)
 {
     const double invstd = 1 / sqrt(var + eps);
     coef[COEF_MEAN * c + i] = mean;
@@ -52,7 +52,8 @@ void ref_bn_finalize(const RefOp *op)
     for (size_t i = 0; i < c; i++) {
         double mean, var;
         moments(op->in[0], c, i, &mean, &var);
-        coefficients(op->out[0], c, i, mean, var, op->node->attr.bn.eps, op->in[1][i], op->in[2][i]);
+        coefficients(op->out[0], c, i, mean, var, op->node->attr.bn.eps, op->in[1][i],
+                     op->in[2][i]);
     }
 }
 
@@ -74,7 +75,8 @@ void ref_bn_infer(const RefOp *op)
 {
     const size_t c = (size_t)ref_in(op, 0)->c;
     for (size_t i = 0; i < c; i++) {
-        coefficients(op->out[0], c, i, op->in[2][i], op->in[3][i], op->node->attr.bn.eps, op->in[0][i], op->in[1][i]);
+        coefficients(op->out[0], c, i, op->in[2][i], op->in[3][i], op->node->attr.bn.eps,
+                     op->in[0][i], op->in[1][i]);
     }
 }
 
@@ -112,7 +114,8 @@ void ref_bn_reduce(const RefOp *op)
     for (size_t i = 0; i < tensor_elems(x); i++) {
         double dz = i >= valid || (y && !(y[i] > 0)) ? 0 : op->in[0][i] + (dy2 ? dy2[i] : 0);
         if (op->out[1]) {
-            dz = ref_round(ref_out(op, 1)->dtype, dz); /* the sums are of dz as others will read it */
+            dz = ref_round(ref_out(op, 1)->dtype,
+                           dz); /* the sums are of dz as others will read it */
             op->out[1][i] = dz;
         }
         sums[i % c] += dz;
@@ -149,7 +152,8 @@ void ref_bn_dx(const RefOp *op)
             dx = y && !(y[i] > 0) ? 0 : op->in[0][i];
             if (!frozen) {
                 const double count = sums[2 * c];
-                dx -= sums[i % c] / count + xhat(op->in[1], op->in[2], c, i) * sums[c + i % c] / count;
+                dx -= sums[i % c] / count +
+                      xhat(op->in[1], op->in[2], c, i) * sums[c + i % c] / count;
             }
             dx *= scale[i % c];
         }

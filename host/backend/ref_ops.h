@@ -1,6 +1,7 @@
-/* Private to the ref backend: the loops that define the ops. A loop sees every input as doubles and writes every output
- * as doubles; ref.c converts from and to the storage types, adds to gradients, and owns the memory. Loops may assume that
- * inputs and outputs do not overlap. Pure: no state, any thread. */
+/* Private to the ref backend: the loops that define the ops. A loop sees every input as doubles
+ * and writes every output as doubles; ref.c converts from and to the storage types, adds to
+ * gradients, and owns the memory. Loops may assume that inputs and outputs do not overlap. Pure:
+ * no state, any thread. */
 #ifndef CUDISTILL_BACKEND_REF_OPS_H
 #define CUDISTILL_BACKEND_REF_OPS_H
 

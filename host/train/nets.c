@@ -117,7 +117,7 @@ void nets_update_graph(const Params *params, DType act, bool decay_norm_bias, Gr
 {
     graph_init(out, params, 1, act);
     const int hyper = graph_input(out, "hyper", DT_F32, 1, 1, 1, HYPER_COUNT, false);
-    const int stats = graph_tensor(out, "grad_stats", TENSOR_ACT, DT_F32, 1, 1, 1, 2, false);
+    const int stats = graph_tensor(out, "grad_stats", TENSOR_ACT, out->math, 1, 1, 1, 2, false);
     (void)graph_node(out, OP_GRAD_NORM, "grad_norm", 0, NULL, 1, (int[]){stats});
     graph_output(out, stats, NULL);
     Node *sgd = graph_node(out, OP_SGD, "sgd", 2, (int[]){hyper, stats}, 0, NULL);

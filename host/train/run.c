@@ -149,6 +149,13 @@ static Err *open_loader(Run *run, int workers)
     return loader_open(run->train_set, &config, &run->loader);
 }
 
+/* A folder that exists is locked before anything in it is looked at: reading the newest checkpoint also clears away
+ * unfinished ones, which could be another process's. */
+static Err *lock_folder(Run *run)
+{
+    return run->lock_fd < 0 && path_exists(run->settings->out) ? run_lock(run->settings->out, &run->lock_fd) : NULL;
+}
+
 static Err *make_folder(Run *run)
 {
     const Settings *s = run->settings;
@@ -156,13 +163,46 @@ static Err *make_folder(Run *run)
     Err *err = dir_make(checkpoints);
     free(checkpoints);
     TRY(err);
-    TRY(run_lock(s->out, &run->lock_fd));
+    TRY(lock_folder(run));
     char *path = path_join(s->out, "config.ini");
     char *text = config_text(s->config, true);
     err = file_write_atomic(path, text, strlen(text));
     free(path);
     free(text);
     return err;
+}
+
+/* Reads the state of an earlier part and settles the thread count: results repeat at one count only. */
+static Err *read_earlier_part(Run *run, Resume resume, int *threads, char **checkpoint)
+{
+    TRY(lock_folder(run));
+    TRY(run_read_state(run, resume, checkpoint));
+    run->resumed = *checkpoint != NULL;
+    if (run->resumed && run->state.threads != *threads) {
+        log_warn("the run was begun with %d threads: using %d again, so that results stay the same bits",
+                 run->state.threads, run->state.threads);
+        *threads = run->state.threads;
+    }
+    return NULL;
+}
+
+/* Networks and their weights; `checkpoint` NULL: a fresh run. The folder is made once the input has proved right. */
+static Err *open_weights(Run *run, const char *checkpoint)
+{
+    char teacher_before[DATASET_HASH_CHARS];
+    memcpy(teacher_before, run->state.teacher_hash, sizeof teacher_before);
+    TRY(open_networks(run));
+    if (checkpoint && strcmp(teacher_before, run->state.teacher_hash) != 0) {
+        return err_new(EXIT_CONFIG_ERR, "%s: not the teacher that %s was begun with; use the same file or another "
+                                        "run.out",
+                       run->settings->teacher_weights, run->settings->out);
+    }
+    TRY(make_folder(run));
+    if (checkpoint) {
+        log_info("resuming %s at step %ld (epoch %u)", run->settings->out, run->state.step, run->state.epoch + 1);
+        return run_load_weights(run, checkpoint);
+    }
+    return NULL;
 }
 
 Err *run_open(const Settings *settings, Resume resume, Run *run)
@@ -175,41 +215,18 @@ Err *run_open(const Settings *settings, Resume resume, Run *run)
     int threads;
     share_cores(settings, &workers, &threads);
     char *checkpoint = NULL;
-    TRY(run_read_state(run, resume, &checkpoint));
-    run->resumed = checkpoint != NULL;
-    if (run->resumed && run->state.threads != threads) {
-        log_warn("the run was begun with %d threads: using %d again, so that results stay the same bits",
-                 run->state.threads, run->state.threads);
-        threads = run->state.threads;
-    }
-    Err *err = open_backend(run, threads);
-    char teacher_before[DATASET_HASH_CHARS];
-    memcpy(teacher_before, run->state.teacher_hash, sizeof teacher_before);
+    Err *err = read_earlier_part(run, resume, &threads, &checkpoint);
     if (!err) {
-        err = open_networks(run);
-    }
-    if (!err && run->resumed && strcmp(teacher_before, run->state.teacher_hash) != 0) {
-        err = err_new(EXIT_CONFIG_ERR, "%s: not the teacher that %s was begun with; use the same file or another run.out",
-                      settings->teacher_weights, settings->out);
+        err = open_backend(run, threads);
     }
     if (!err) {
-        err = make_folder(run);
-    }
-    if (!err && run->resumed) {
-        err = run_load_weights(run, checkpoint);
-        log_info("resuming %s at step %ld (epoch %u)", settings->out, run->state.step, run->state.epoch + 1);
+        err = open_weights(run, checkpoint);
     }
     free(checkpoint);
-    if (!err) {
-        err = open_graphs(run);
-    }
-    if (!err) {
-        err = open_loader(run, workers);
-    }
-    if (!err) {
-        err = metrics_open(settings->out, run->resumed ? run->state.step : -1, &run->metrics);
-    }
-    return err;
+    TRY(err);
+    TRY(open_graphs(run));
+    TRY(open_loader(run, workers));
+    return metrics_open(settings->out, run->resumed ? run->state.step : -1, &run->metrics);
 }
 
 Err *run_prepare(Run *run)

@@ -79,9 +79,10 @@ static const ConfigKey schema[] = {
     {"dist", "threads", CONFIG_INT, "0", 0, 4096, NULL, "compute threads; 0 = cores less loader workers"},
 
     {"checkpoint", "every", CONFIG_INT, "0", 0, 1e15, NULL, "steps between checkpoints; 0 = every epoch"},
-    {"checkpoint", "keep_last", CONFIG_INT, "3", 1, 1000000, NULL, ""},
+    {"checkpoint", "keep_last", CONFIG_INT, "3", 1, 1000000, NULL, "newest checkpoints that stay"},
+    {"checkpoint", "max_failures", CONFIG_INT, "3", 1, 1000000, NULL, "failed saves in a row that end the run (74)"},
 
-    {"log", "every_s", CONFIG_FLOAT, "10", 0.1, 1e9, NULL, "seconds between progress lines"},
+    {"log", "every_s", CONFIG_FLOAT, "10", 0, 1e9, NULL, "seconds between progress lines"},
 };
 #undef NONE
 
@@ -236,6 +237,7 @@ static void read_training(const Config *config, Settings *s)
     s->threads = (int)config_int(config, "dist", "threads");
     s->checkpoint_every = (long)config_int(config, "checkpoint", "every");
     s->keep_last = (int)config_int(config, "checkpoint", "keep_last");
+    s->max_save_failures = (int)config_int(config, "checkpoint", "max_failures");
     s->log_every_s = config_float(config, "log", "every_s");
 }
 

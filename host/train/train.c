@@ -172,14 +172,14 @@ static bool checkpoint_due(const Run *run, bool epoch_ended)
     return every > 0 ? run->state.step % every == 0 : epoch_ended;
 }
 
-/* One batch from arrival to checkpoint. *stop is set at the end of training. */
-static Err *train_batch(Run *run, const Batch *batch, Pace *pace, double wait_s, bool *stop)
+/* One batch from arrival to evaluation. *stop is set at the end of training. */
+static Err *train_batch(Run *run, const Batch *batch, Pace *pace, double wait_s, bool *epoch_ended, bool *stop)
 {
     const Settings *s = run->settings;
     RunState *st = &run->state;
     const double begin = now_s();
     run_step(run, batch);
-    const bool epoch_ended = batch->last;
+    *epoch_ended = batch->last;
     const long images = (long)batch->n;
     st->position = batch->position + batch->global_n;
     loader_release(run->loader, batch);
@@ -189,16 +189,37 @@ static Err *train_batch(Run *run, const Batch *batch, Pace *pace, double wait_s,
     st->epoch_meter.seconds += seconds;
     st->epoch_meter.data_wait_s += wait_s;
     st->train_seconds += seconds;
-    *stop = (epoch_ended && (int)st->epoch + 1 == s->schedule.epochs) || st->step == s->max_steps;
+    pace->interval.seconds += seconds;
+    pace->interval.data_wait_s += wait_s;
+    *stop = (*epoch_ended && (int)st->epoch + 1 == s->schedule.epochs) || st->step == s->max_steps;
     TRY(progress(run, pace));
-    if (epoch_ended || *stop) {
+    if (*epoch_ended || *stop) {
         const double before = now_s();
-        TRY(end_epoch(run, epoch_ended));
+        TRY(end_epoch(run, *epoch_ended));
         pace->last_line += now_s() - before; /* evaluation does not count as training time */
     }
-    if (checkpoint_due(run, epoch_ended) || *stop || signals_pending()) {
-        TRY(run_save(run));
+    return NULL;
+}
+
+/* A checkpoint that is due but cannot be written costs a warning, not the run: the last good one stays, the next interval
+ * tries again. A checkpoint that somebody waits for (the end, a signal) must succeed. */
+static Err *save_if_due(Run *run, bool epoch_ended, bool must)
+{
+    if (!must && !checkpoint_due(run, epoch_ended)) {
+        return NULL;
     }
+    Err *err = run_save(run);
+    if (!err) {
+        run->save_failures = 0;
+        return NULL;
+    }
+    run->save_failures++;
+    if (must || run->save_failures >= run->settings->max_save_failures) {
+        return err;
+    }
+    log_warn("step %ld: checkpoint not written (%d of %d failures allowed in a row): %s", run->state.step,
+             run->save_failures, run->settings->max_save_failures - 1, err->message);
+    err_free(err);
     return NULL;
 }
 
@@ -218,8 +239,10 @@ Err *train(Run *run)
         if (!batch) {
             continue; /* end of an epoch: end_epoch ran with its last batch */
         }
-        TRY(train_batch(run, batch, &pace, now_s() - asked, &stop));
-        const int signal = signals_pending();
+        bool epoch_ended;
+        TRY(train_batch(run, batch, &pace, now_s() - asked, &epoch_ended, &stop));
+        const int signal = signals_pending(); /* looked at once, so that what is saved and what is said agree */
+        TRY(save_if_due(run, epoch_ended, stop || signal));
         if (signal && !stop) {
             return err_new(signals_exit_code(signal), "stopped by signal %d at step %ld: checkpoint written, run the "
                                                       "same command again to resume",

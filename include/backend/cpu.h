@@ -1,26 +1,33 @@
-/* Internals of the cpu backend, shared by its files (cpu.c, cpu_conv.c, cpu_dnnl.c, cpu_winograd.c, cpu_bn.c, cpu_elt.c,
- * cpu_param.c, cpu_loops_*.c). Nobody else includes this, but bench/ and tests/.
- *
- * Activations are F32 or BF16 in N H W C; statistics, coefficients, parameters and gradients are fp32; sums over pixels
- * are kept in fp32 for at most CPU_SUM_ROWS rows and then added in double. All work is split over OpenMP threads in fixed,
- * equal parts, so a result repeats exactly at one thread count (DESIGN: not across counts).
- *
- * Storage as bf16 rounds to nearest even. Where the CPU converts by itself (AVX512-BF16) subnormal numbers become zero. */
+/* Internals of the cpu backend, shared by its files (cpu.c, cpu_conv.c, cpu_dnnl.c, cpu_winograd.c,
+ * cpu_bn.c, cpu_elt.c, cpu_param.c, cpu_loops_*.c). Nobody else includes this, but bench/ and
+ * tests/.
+ * Activations are F32 or BF16 in N H W C; statistics, coefficients, parameters and gradients are
+ * fp32; sums over pixels are kept in fp32 for at most CPU_SUM_ROWS rows and then added in double.
+ * All work is split over OpenMP threads in fixed, equal parts, so a result repeats exactly at one
+ * thread count (DESIGN: not across counts).
+ * Storage as bf16 rounds to nearest even. Where the CPU converts by itself (AVX512-BF16) subnormal
+ * numbers become zero. */
 #ifndef CUDISTILL_BACKEND_CPU_H
 #define CUDISTILL_BACKEND_CPU_H
 
 #include "backend/backend.h"
 
-/* Instruction sets our own loops are written for. BASE is plain C with 16-byte vectors and runs on any processor. */
+/* Instruction sets our own loops are written for. BASE is plain C with 16-byte vectors and runs on
+ * any processor. */
 typedef enum { CPU_BASE, CPU_AVX2, CPU_AVX512, CPU_AVX512_BF16, CPU_ISA_COUNT } CpuIsa;
 
 enum {
-    CPU_BLOCK = 64,    /* columns that a loop handles at once; widths of [rows][width] loops are multiples of it */
+    CPU_BLOCK =
+        64, /* columns that a loop handles at once; widths of [rows][width] loops are multiples of it */
     CPU_SUM_ROWS = 512 /* rows summed in fp32 before they are added in double */
 };
 
 /* How a backward loop learns where the ReLU was open. */
-typedef enum { MASK_NONE, MASK_OUTPUT /* y > 0 */, MASK_RECOMPUTE /* x*scale + shift > 0 */ } MaskKind;
+typedef enum {
+    MASK_NONE,
+    MASK_OUTPUT /* y > 0 */,
+    MASK_RECOMPUTE /* x*scale + shift > 0 */
+} MaskKind;
 
 /* Vectors of one value per column, `width` long (the channels, repeated; see cpu_width). */
 typedef struct {
@@ -31,27 +38,36 @@ typedef struct {
 /* Scratch of the summing loops: double [2 width] (the sums), then float [2 width]. */
 #define CPU_SUM_BYTES(width) ((size_t)(width) * (2 * sizeof(double) + 2 * sizeof(float)))
 
-/* Loops for one instruction set and one storage type. x, y, ... have that type. `rows` x `width` loops need width to be a
- * multiple of CPU_BLOCK; flat loops take any count. No alignment is needed. y may be the same memory as any input that is
- * read at the same element. */
+/* Loops for one instruction set and one storage type. x, y, ... have that type. `rows` x `width`
+ * loops need width to be a multiple of CPU_BLOCK; flat loops take any count. No alignment is
+ * needed. y may be the same memory as any input that is read at the same element. */
 typedef struct {
     const char *name;
-    /* acc[0..width) += column sums, acc[width..2 width) += column sums of squares; acc has CPU_SUM_BYTES(width) */
+    /* acc[0..width) += column sums, acc[width..2 width) += column sums of squares; acc has
+     * CPU_SUM_BYTES(width) */
     void (*stats)(const void *x, long rows, int width, double *acc);
     /* y = x*scale + shift (+ residual) (relu) */
-    void (*apply)(const void *x, const void *residual, void *y, long rows, int width, const ColumnCoef *coef, bool relu);
-    /* dz = (dy + dy2) masked, stored where dz is given; acc += column sums of dz, then of dz*(x - mean) */
-    void (*reduce)(const void *dy, const void *dy2, const void *x, const void *y, void *dz, long rows, int width,
-                   const ColumnCoef *coef, MaskKind mask, double *acc);
-    /* dx = scale*dz' + x_factor*(x - mean) + offset, dz' = masked dz; x_factor NULL: dx = scale*dz' */
-    void (*dx)(const void *dz, const void *x, const void *y, void *dx, long rows, int width, const ColumnCoef *coef,
-               MaskKind mask);
+    void (*apply)(const void *x, const void *residual, void *y, long rows, int width,
+                  const ColumnCoef *coef, bool relu);
+    /* dz = (dy + dy2) masked, stored where dz is given; acc += column sums of dz, then of dz*(x -
+     * mean) */
+    void (*reduce)(const void *dy, const void *dy2, const void *x, const void *y, void *dz,
+                   long rows, int width, const ColumnCoef *coef, MaskKind mask, double *acc);
+    /* dx = scale*dz' + x_factor*(x - mean) + offset, dz' = masked dz; x_factor NULL: dx =
+     * scale*dz' */
+    void (*dx)(const void *dz, const void *x, const void *y, void *dx, long rows, int width,
+               const ColumnCoef *coef, MaskKind mask);
     void (*relu)(const void *x, void *y, size_t count);
     void (*relu_bwd)(const void *dy, const void *y, void *dx, size_t count);
     void (*add)(const void *a, const void *b, void *y, size_t count, bool relu);
     void (*to_float)(const void *x, float *y, size_t count);
     void (*from_float)(const float *x, void *y, size_t count, float factor); /* y = x*factor */
     void (*accumulate)(const void *x, float *sum, size_t count);             /* sum += x */
+    /* Where x is larger than best (or NaN, and best is not): best = x, place = here. */
+    void (*max_place)(const void *x, float *best, float *place, size_t count, float here);
+    /* sum += x where index equals here */
+    void (*accumulate_where)(const void *x, const uint8_t *index, uint8_t here, float *sum,
+                             size_t count);
 } CpuLoops;
 
 /* Loops on fp32 arenas. */
@@ -68,7 +84,8 @@ typedef struct {
 const CpuLoops *cpu_loops(CpuIsa isa, DType storage); /* storage: F32 or BF16 */
 const CpuArenaLoops *cpu_arena_loops(CpuIsa isa);
 
-/* Best instruction set of this machine at or below `cap` ("base", "avx2", "avx512_core", "avx512_core_bf16", NULL = best). */
+/* Best instruction set of this machine at or below `cap` ("base", "avx2", "avx512_core",
+ * "avx512_core_bf16", NULL = best). */
 Err *cpu_isa_detect(const char *cap, CpuIsa *out);
 const char *cpu_isa_name(CpuIsa isa);
 
@@ -84,8 +101,8 @@ typedef struct {
     bool bias, residual, relu; /* CONV_FORWARD */
 } ConvShape;
 
-/* Pointers of one run. FORWARD: x, bias, residual -> y. DGRAD: y (dy) -> x (dx). WGRAD: x, y (dy) -> grad (OHWI fp32, added to
- * where `add`). Weights come from the last pack. */
+/* Pointers of one run. FORWARD: x, bias, residual -> y. DGRAD: y (dy) -> x (dx). WGRAD: x, y (dy)
+ * -> grad (OHWI fp32, added to where `add`). Weights come from the last pack. */
 typedef struct {
     void *x, *y;
     const float *bias;
@@ -97,25 +114,38 @@ typedef struct {
 
 typedef struct DnnlContext DnnlContext;
 typedef struct DnnlConv DnnlConv;
-/* Only cpu_dnnl.c knows oneDNN. cap as in cpu_isa_detect; it holds for the process from the first call on. */
+/* Only cpu_dnnl.c knows oneDNN. cap as in cpu_isa_detect; it holds for the process from the first
+ * call on. */
 Err *cpu_dnnl_open(const char *cap, DnnlContext **out);
 void cpu_dnnl_close(DnnlContext *context);
 void cpu_dnnl_describe(char *text, size_t size); /* "oneDNN 2.6.3, avx512_core_bf16" */
 bool cpu_dnnl_bf16_native(void);                 /* AVX512-BF16 or AMX */
 /* Number of ways oneDNN offers for this shape, best guess first; 0 = none. */
 int cpu_dnnl_conv_candidates(DnnlContext *context, const ConvShape *shape);
-Err *cpu_dnnl_conv_open(DnnlContext *context, const ConvShape *shape, int candidate, DnnlConv **out);
+Err *cpu_dnnl_conv_open(DnnlContext *context, const ConvShape *shape, int candidate,
+                        DnnlConv **out);
 void cpu_dnnl_conv_close(DnnlConv *conv);
 const char *cpu_dnnl_conv_name(const DnnlConv *conv);
 size_t cpu_dnnl_conv_workspace(const DnnlConv *conv);
 void cpu_dnnl_conv_pack(DnnlConv *conv, const float *weights); /* OHWI, fp32; not for WGRAD */
 void cpu_dnnl_conv_run(DnnlConv *conv, const ConvArgs *args);
-/* Row-major c[m][n] = a*b + beta*c with a [m][k] or, transposed, stored [k][m]; b [k][n] or stored [n][k]. */
-void cpu_dnnl_gemm(bool a_transposed, bool b_transposed, int m, int n, int k, const float *a, const float *b, float beta,
-                   float *c);
+/* Row-major c[m][n] = a*b + beta*c with a [m][k] or, transposed, stored [k][m]; b [k][n] or stored
+ * [n][k]. */
+void cpu_dnnl_gemm(bool a_transposed, bool b_transposed, int m, int n, int k, const float *a,
+                   const float *b, float beta, float *c);
 
-/* Winograd F(2x2, 3x3): 3x3, stride 1, pad 1, one group, channels multiples of 16; FORWARD and DGRAD in bf16 with fp32
- * transforms. 2.25 times fewer multiplications, and about twice the rounding error of the direct form. */
+/* Weight gradients as one oneDNN primitive per thread, each on its part of the batch. */
+typedef struct ConvParts ConvParts;
+bool cpu_conv_parts_fit(const ConvShape *shape, int threads);
+Err *cpu_conv_parts_open(DnnlContext *context, const ConvShape *shape, int way, int threads,
+                         ConvParts **out);
+void cpu_conv_parts_close(ConvParts *parts);
+size_t cpu_conv_parts_workspace(const ConvParts *parts);
+void cpu_conv_parts_run(const ConvParts *parts, const ConvArgs *args);
+
+/* Winograd F(2x2, 3x3): 3x3, stride 1, pad 1, one group, channels multiples of 16; FORWARD and
+ * DGRAD in bf16 with fp32 transforms. 2.25 times fewer multiplications, and about twice the
+ * rounding error of the direct form. */
 typedef struct Winograd Winograd;
 bool cpu_winograd_supports(CpuIsa isa, const ConvShape *shape);
 Winograd *cpu_winograd_open(const ConvShape *shape, int threads);
@@ -124,7 +154,8 @@ size_t cpu_winograd_workspace(const Winograd *winograd);
 void cpu_winograd_pack(Winograd *winograd, const float *weights);
 void cpu_winograd_run(const Winograd *winograd, const ConvArgs *args);
 
-/* The weight gradient in the same form (one pass over x and dy, sums in fp32). `threads` decides the size of its sums. */
+/* The weight gradient in the same form (one pass over x and dy, sums in fp32). `threads` decides
+ * the size of its sums. */
 typedef struct WinogradGrad WinogradGrad;
 bool cpu_winograd_grad_supports(CpuIsa isa, const ConvShape *shape, int threads);
 WinogradGrad *cpu_winograd_grad_open(const ConvShape *shape, int threads);
@@ -164,7 +195,8 @@ Err *cpu_prepare_linear(Step *step, CpuStep *own);
 Err *cpu_prepare_param(Step *step, CpuStep *own);
 Err *cpu_prepare_distill(Step *step, CpuStep *own);
 
-/* A [rows][channels] array read as [rows/repeat][width], width = repeat*channels, the smallest multiple of CPU_BLOCK. */
+/* A [rows][channels] array read as [rows/repeat][width], width = repeat*channels, the smallest
+ * multiple of CPU_BLOCK. */
 int cpu_width(int channels, int *repeat);
 /* Part `index` of `parts` equal parts of [0, count), cut at multiples of `grain`. */
 typedef struct {
@@ -183,11 +215,13 @@ static inline const Tensor *cpu_out(const Step *step, int slot)
 }
 static inline void *cpu_in_at(const Step *step, const RunArgs *args, int slot)
 {
-    return slot < step_node(step)->n_in ? step_address(step, args, step_node(step)->in[slot]) : NULL;
+    return slot < step_node(step)->n_in ? step_address(step, args, step_node(step)->in[slot])
+                                        : NULL;
 }
 static inline void *cpu_out_at(const Step *step, const RunArgs *args, int slot)
 {
-    return slot < step_node(step)->n_out ? step_address(step, args, step_node(step)->out[slot]) : NULL;
+    return slot < step_node(step)->n_out ? step_address(step, args, step_node(step)->out[slot])
+                                         : NULL;
 }
 static inline bool cpu_adds(const Step *step, const RunArgs *args)
 {

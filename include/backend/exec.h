@@ -35,7 +35,8 @@ void exec_refresh(Exec *exec, bool trainable_only);
 
 /* Addresses by tensor name, for upload and download; NULL when there is no such tensor. elems at the given rung. */
 void *exec_tensor(Exec *exec, const char *name, size_t *bytes);
-/* Copies into an input / out of an output on QUEUE_COMPUTE; exec_read waits for the result. CHECKs the size. */
+/* Copies into an input / out of an output on QUEUE_COMPUTE; exec_read waits for the result. CHECKs the size: the whole
+ * tensor, or whole first rows of a batched one. What exec_write is given must stay until exec_sync or exec_read. */
 void exec_write(Exec *exec, const char *name, const void *data, size_t bytes);
 void exec_read(Exec *exec, const char *name, void *data, size_t bytes);
 

@@ -48,6 +48,7 @@ typedef struct {
     RunState state;
     float hyper[HYPER_COUNT];
     int lock_fd;
+    int save_failures; /* checkpoints in a row that could not be written */
     bool resumed;
 } Run;
 

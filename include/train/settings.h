@@ -53,6 +53,7 @@ typedef struct {
     /* [checkpoint] */
     long checkpoint_every; /* steps; 0 = every epoch */
     int keep_last;
+    int max_save_failures;
     /* [log] */
     double log_every_s;
 
