@@ -11,12 +11,14 @@
 #define VERSION "0.1.0"
 
 static const Command commands[] = {
-    {"train", command_train, "CONFIG.ini [--set section.key=value]... [--resume auto|must|never] [-q|-v]",
+    {"train", command_train,
+     "CONFIG.ini [--set section.key=value]... [--resume auto|must|never] [-q|-v]",
      "train or distil a network"},
     {"eval", command_eval,
      "WEIGHTS --model NAME --data cifar100:DIR [--device cpu|ref] [--precision fp32|bf16] [--json]",
      "accuracy of a weight file"},
-    {"suite", command_suite, "SUITE.ini [--out DIR] [--seeds 1,2,3]", "run several configurations, print one table"},
+    {"suite", command_suite, "SUITE.ini [--out DIR] [--seeds 1,2,3]",
+     "run several configurations, print one table"},
     {"models", command_models, "", "list the networks"},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
@@ -25,13 +27,16 @@ static void print_help(FILE *out)
 {
     fprintf(out, "cudistill " VERSION ": knowledge distillation of image classifiers\n\nusage:\n");
     for (int i = 0; i < COMMAND_COUNT; i++) {
-        fprintf(out, "  cudistill %-6s %s\n      %s\n", commands[i].name, commands[i].usage, commands[i].help);
+        fprintf(out, "  cudistill %-6s %s\n      %s\n", commands[i].name, commands[i].usage,
+                commands[i].help);
     }
-    fprintf(out, "  cudistill help [section[.key]]\n      the configuration keys\n  cudistill version\n\n"
-                 "examples:\n"
-                 "  cudistill suite configs/quickstart/suite.ini\n"
-                 "  cudistill train configs/cifar100/kd/wrn_16_2__resnet20.ini --set run.seed=2\n"
-                 "  cudistill eval student_best.safetensors --model resnet20 --data cifar100:DIR\n");
+    fprintf(
+        out,
+        "  cudistill help [section[.key]]\n      the configuration keys\n  cudistill version\n\n"
+        "examples:\n"
+        "  cudistill suite configs/quickstart/suite.ini\n"
+        "  cudistill train configs/cifar100/kd/wrn_16_2__resnet20.ini --set run.seed=2\n"
+        "  cudistill eval student_best.safetensors --model resnet20 --data cifar100:DIR\n");
 }
 
 /* libgomp's idle threads spin by default, which doubles the time of a convolution when anything else runs beside it
@@ -81,5 +86,6 @@ int main(int argc, char **argv)
             return leave(commands[i].run(argc - 1, argv + 1));
         }
     }
-    return leave(err_new(EXIT_USAGE_ERR, "unknown command '%s': 'cudistill help' lists them", name));
+    return leave(
+        err_new(EXIT_USAGE_ERR, "unknown command '%s': 'cudistill help' lists them", name));
 }

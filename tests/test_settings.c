@@ -30,7 +30,8 @@ static int load_all(const char *dir)
         char *text = NULL;
         if (path_is_dir(path)) {
             loaded += load_all(path);
-        } else if (ends_with(path, ".ini") && !file_read_text(path, 1 << 20, &text) && !strstr(text, "[suite]")) {
+        } else if (ends_with(path, ".ini") && !file_read_text(path, 1 << 20, &text) &&
+                   !strstr(text, "[suite]")) {
             Settings settings;
             Err *err = settings_load(path, NULL, 0, &settings);
             if (err) {
@@ -75,9 +76,11 @@ static void contradictions_are_refused(void **state)
     (void)state;
     refused((const char *[]){"distill.method=kd", NULL}, "needs a teacher");
     refused((const char *[]){"data.kind=cifar100", NULL}, "data.root is missing");
-    refused((const char *[]){"schedule.epochs=5", "schedule.warmup_epochs=5", NULL}, "must be below");
+    refused((const char *[]){"schedule.epochs=5", "schedule.warmup_epochs=5", NULL},
+            "must be below");
     refused((const char *[]){"schedule.milestones=5,3", NULL}, "must rise: 3 comes after 5");
-    refused((const char *[]){"optim.nesterov=true", "optim.momentum=0", NULL}, "optim.nesterov needs");
+    refused((const char *[]){"optim.nesterov=true", "optim.momentum=0", NULL},
+            "optim.nesterov needs");
     refused((const char *[]){"augment.mean=0.5,0.5", NULL}, "needs 3 values");
     refused((const char *[]){"distill.temprature=4", NULL}, "did you mean 'temperature'");
     refused((const char *[]){"train.batch=0", NULL}, "train.batch");
@@ -86,10 +89,11 @@ static void contradictions_are_refused(void **state)
 static void values_arrive(void **state)
 {
     (void)state;
-    const char *const overrides[] = {"distill.method=energy_kd", "teacher.model=resnet8",   "teacher.weights=t.pth",
-                                     "energy_kd.t_low_energy=2", "energy_kd.r_high=0.3",    "teacher.mean=0.1,0.2,0.3",
-                                     "schedule.kind=cosine",     "schedule.warmup_epochs=1", "run.seed=7",
-                                     "train.precision=fp32"};
+    const char *const overrides[] = {
+        "distill.method=energy_kd", "teacher.model=resnet8",    "teacher.weights=t.pth",
+        "energy_kd.t_low_energy=2", "energy_kd.r_high=0.3",     "teacher.mean=0.1,0.2,0.3",
+        "schedule.kind=cosine",     "schedule.warmup_epochs=1", "run.seed=7",
+        "train.precision=fp32"};
     Settings s;
     assert_null(settings_load(NULL, overrides, sizeof overrides / sizeof overrides[0], &s));
     assert_int_equal(s.objective.method, METHOD_ENERGY_KD);

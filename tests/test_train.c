@@ -23,8 +23,10 @@ typedef struct {
 
 /* Overrides of all runs: 300 images, so that an epoch has 9 whole batches of 32 and one of 12. */
 static const char *const common[] = {
-    "data.kind=synthetic", "data.options=classes=4,train=300,test=120", "student.model=resnet8", "train.batch=32",
-    "schedule.kind=cosine", "schedule.epochs=2",                        "eval.batch=50",         "dist.threads=2",
+    "data.kind=synthetic",   "data.options=classes=4,train=300,test=120",
+    "student.model=resnet8", "train.batch=32",
+    "schedule.kind=cosine",  "schedule.epochs=2",
+    "eval.batch=50",         "dist.threads=2",
     "log.every_s=1000",
 };
 enum { COMMON = sizeof common / sizeof common[0] };
@@ -42,7 +44,8 @@ static bool replaced(const char *override, const char *const *extra)
 }
 
 /* Runs with the common overrides and `extra` (NULL-terminated) in DIR/name. */
-static Err *run_in(const Fixture *f, const char *name, Resume resume, const char *const *extra, RunResult *result)
+static Err *run_in(const Fixture *f, const char *name, Resume resume, const char *const *extra,
+                   RunResult *result)
 {
     const char *overrides[MAX_OVERRIDES];
     size_t count = 0;
@@ -96,7 +99,8 @@ static int open_fixture(void **state)
     snprintf(f->dir, sizeof f->dir, "/tmp/cudistill-train-XXXXXX");
     assert_non_null(mkdtemp(f->dir));
     RunResult result;
-    assert_fine(run_in(f, "teacher", RESUME_AUTO, (const char *[]){"schedule.epochs=6", NULL}, &result));
+    assert_fine(
+        run_in(f, "teacher", RESUME_AUTO, (const char *[]){"schedule.epochs=6", NULL}, &result));
     assert_true(result.last_top1 > 30.0); /* chance is 25 */
     f->teacher = xformat("teacher.weights=%s/teacher/student_last.safetensors", f->dir);
     *state = f;
@@ -116,7 +120,8 @@ static int close_fixture(void **state)
 static void resume_is_exact(void **state)
 {
     const Fixture *f = *state;
-    const char *method[] = {"distill.method=energy_kd", "teacher.model=resnet8", f->teacher, NULL, NULL};
+    const char *method[] = {"distill.method=energy_kd", "teacher.model=resnet8", f->teacher, NULL,
+                            NULL};
     RunResult whole;
     assert_fine(run_in(f, "whole", RESUME_AUTO, method, &whole));
     assert_int_equal(whole.steps, 20);
@@ -156,12 +161,13 @@ static void drift_is_refused(void **state)
 {
     const Fixture *f = *state;
     assert_fine(run_in(f, "drift", RESUME_AUTO, (const char *[]){"train.max_steps=3", NULL}, NULL));
-    assert_code(run_in(f, "drift", RESUME_AUTO, (const char *[]){"run.seed=9", NULL}, NULL), EXIT_CONFIG_ERR,
-                "run.seed");
-    assert_code(run_in(f, "drift", RESUME_AUTO, (const char *[]){"student.model=resnet14", NULL}, NULL),
-                EXIT_CONFIG_ERR, "student.model");
-    assert_code(run_in(f, "drift", RESUME_AUTO, (const char *[]){"data.options=classes=4,train=301,test=120", NULL},
-                       NULL),
+    assert_code(run_in(f, "drift", RESUME_AUTO, (const char *[]){"run.seed=9", NULL}, NULL),
+                EXIT_CONFIG_ERR, "run.seed");
+    assert_code(
+        run_in(f, "drift", RESUME_AUTO, (const char *[]){"student.model=resnet14", NULL}, NULL),
+        EXIT_CONFIG_ERR, "student.model");
+    assert_code(run_in(f, "drift", RESUME_AUTO,
+                       (const char *[]){"data.options=classes=4,train=301,test=120", NULL}, NULL),
                 EXIT_CONFIG_ERR, "data");
     assert_code(run_in(f, "drift", RESUME_NEVER, NULL, NULL), EXIT_CANT_CREATE, "--resume never");
     assert_code(run_in(f, "nothing-here", RESUME_MUST, NULL, NULL), EXIT_NO_INPUT, "no checkpoint");
@@ -170,9 +176,10 @@ static void drift_is_refused(void **state)
 static void the_teacher_is_checked(void **state)
 {
     const Fixture *f = *state;
-    const char *const wrong[] = {"distill.method=kd", "teacher.model=resnet8", f->teacher, "teacher.expect_top1=99.9",
-                                 NULL};
-    assert_code(run_in(f, "teacher-check", RESUME_AUTO, wrong, NULL), EXIT_TEACHER, "expected 99.90");
+    const char *const wrong[] = {"distill.method=kd", "teacher.model=resnet8", f->teacher,
+                                 "teacher.expect_top1=99.9", NULL};
+    assert_code(run_in(f, "teacher-check", RESUME_AUTO, wrong, NULL), EXIT_TEACHER,
+                "expected 99.90");
     const char *const other[] = {"distill.method=kd", "teacher.model=resnet14", f->teacher, NULL};
     assert_code(run_in(f, "teacher-model", RESUME_AUTO, other, NULL), EXIT_BAD_DATA, "resnet8");
     char *made = path_join(f->dir, "teacher-model");
@@ -184,8 +191,13 @@ static void the_teacher_is_checked(void **state)
 static void pairings_differ(void **state)
 {
     const Fixture *f = *state;
-    const char *paper[] = {"distill.method=energy_kd", "teacher.model=resnet8", f->teacher,
-                           "energy_kd.t_low_energy=6", "energy_kd.t_high_energy=2", "train.max_steps=3", NULL};
+    const char *paper[] = {"distill.method=energy_kd",
+                           "teacher.model=resnet8",
+                           f->teacher,
+                           "energy_kd.t_low_energy=6",
+                           "energy_kd.t_high_energy=2",
+                           "train.max_steps=3",
+                           NULL};
     assert_fine(run_in(f, "paper", RESUME_AUTO, paper, NULL));
     paper[3] = "energy_kd.t_low_energy=2";
     paper[4] = "energy_kd.t_high_energy=6";
@@ -202,14 +214,16 @@ static void pairings_differ(void **state)
     }
     assert_string_not_equal(hash[0], hash[1]);
     assert_string_not_equal(hash[0], hash[2]);
-    assert_string_equal(hash[2], hash[3]); /* one temperature for all bands is plain KD, bit for bit */
+    assert_string_equal(hash[2],
+                        hash[3]); /* one temperature for all bands is plain KD, bit for bit */
 }
 
 static void a_gradient_that_is_not_finite_stops_the_run(void **state)
 {
     const Fixture *f = *state;
-    const char *const wild[] = {"optim.lr=1e6", "optim.weight_decay=1e6", "train.max_nonfinite=4",
-                                "schedule.kind=constant", "train.precision=fp32", NULL};
+    const char *const wild[] = {"optim.lr=1e6",          "optim.weight_decay=1e6",
+                                "train.max_nonfinite=4", "schedule.kind=constant",
+                                "train.precision=fp32",  NULL};
     assert_code(run_in(f, "wild", RESUME_AUTO, wild, NULL), EXIT_NOT_FINITE, "4 updates in a row");
 }
 

@@ -24,8 +24,9 @@ typedef struct {
 static Err *parse_three(const char *option, const char *text, float out[3])
 {
     if (sscanf(text, "%f,%f,%f", &out[0], &out[1], &out[2]) != 3) {
-        return err_new(EXIT_USAGE_ERR, "--%s %s: three numbers with commas are needed, as 0.5071,0.4867,0.4408", option,
-                       text);
+        return err_new(EXIT_USAGE_ERR,
+                       "--%s %s: three numbers with commas are needed, as 0.5071,0.4867,0.4408",
+                       option, text);
     }
     return NULL;
 }
@@ -74,24 +75,25 @@ static Err *parse_option(int option, const char *value, EvalArgs *args)
 static Err *parse_eval(int argc, char **argv, EvalArgs *args)
 {
     static const struct option options[] = {
-        {"model", required_argument, NULL, 'm'},     {"data", required_argument, NULL, 'd'},
-        {"device", required_argument, NULL, 'D'},    {"precision", required_argument, NULL, 'p'},
-        {"batch", required_argument, NULL, 'b'},     {"threads", required_argument, NULL, 't'},
-        {"mean", required_argument, NULL, 'M'},      {"std", required_argument, NULL, 'S'},
-        {"json", no_argument, NULL, 'j'},            {NULL, 0, NULL, 0}};
+        {"model", required_argument, NULL, 'm'},  {"data", required_argument, NULL, 'd'},
+        {"device", required_argument, NULL, 'D'}, {"precision", required_argument, NULL, 'p'},
+        {"batch", required_argument, NULL, 'b'},  {"threads", required_argument, NULL, 't'},
+        {"mean", required_argument, NULL, 'M'},   {"std", required_argument, NULL, 'S'},
+        {"json", no_argument, NULL, 'j'},         {NULL, 0, NULL, 0}};
     int option;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         TRY(parse_option(option, optarg, args));
     }
     if (optind != argc - 1 || !args->model || !args->data) {
-        return err_new(EXIT_USAGE_ERR, "usage: cudistill eval WEIGHTS --model NAME --data cifar100:DIR");
+        return err_new(EXIT_USAGE_ERR,
+                       "usage: cudistill eval WEIGHTS --model NAME --data cifar100:DIR");
     }
     args->weights = argv[optind];
     return NULL;
 }
 
-static Err *open_eval(const EvalArgs *args, const Dataset *dataset, Backend *backend, Params *params, Store *store,
-                      Exec **exec)
+static Err *open_eval(const EvalArgs *args, const Dataset *dataset, Backend *backend,
+                      Params *params, Store *store, Exec **exec)
 {
     NetSpec net = {.model = args->model};
     memcpy(net.mean, args->mean, sizeof net.mean);
@@ -101,9 +103,11 @@ static Err *open_eval(const EvalArgs *args, const Dataset *dataset, Backend *bac
     TRY(store_open(backend, params, false, store));
     TRY(store_load(store, STUDENT_PREFIX, args->weights, NULL));
     Graph g;
-    TRY(nets_eval_graph(params, &net, STUDENT_PREFIX, dataset->classes, dataset->height, args->batch, false, 1.0f, &g));
+    TRY(nets_eval_graph(params, &net, STUDENT_PREFIX, dataset->classes, dataset->height,
+                        args->batch, false, 1.0f, &g));
     const int last = (int)(dataset->count % (uint32_t)args->batch);
-    Err *err = exec_open(backend, &g, &(ExecOptions){.ladder = &last, .ladder_count = last > 0}, exec);
+    Err *err =
+        exec_open(backend, &g, &(ExecOptions){.ladder = &last, .ladder_count = last > 0}, exec);
     graph_free(&g);
     TRY(err);
     store_bind(store, *exec);
@@ -114,12 +118,14 @@ static Err *open_eval(const EvalArgs *args, const Dataset *dataset, Backend *bac
 static void print_eval(const EvalArgs *args, const EvalResult *r)
 {
     if (args->json) {
-        printf("{\"top1\": %.4f, \"top5\": %.4f, \"loss\": %.6f, \"count\": %ld, \"seconds\": %.3f}\n", r->top1, r->top5,
-               r->loss, r->count, r->seconds);
+        printf(
+            "{\"top1\": %.4f, \"top5\": %.4f, \"loss\": %.6f, \"count\": %ld, \"seconds\": %.3f}\n",
+            r->top1, r->top5, r->loss, r->count, r->seconds);
         return;
     }
-    printf("%s  %s  top-1 %.2f %%  top-5 %.2f %%  loss %.4f  %ld images  %.2f s  %.0f img/s\n", args->model,
-           args->weights, r->top1, r->top5, r->loss, r->count, r->seconds, (double)r->count / r->seconds);
+    printf("%s  %s  top-1 %.2f %%  top-5 %.2f %%  loss %.4f  %ld images  %.2f s  %.0f img/s\n",
+           args->model, args->weights, r->top1, r->top5, r->loss, r->count, r->seconds,
+           (double)r->count / r->seconds);
 }
 
 Err *command_eval(int argc, char **argv)
@@ -137,7 +143,8 @@ Err *command_eval(int argc, char **argv)
     Choices choices = {0};
     Err *err = dataset_open(args.data, SPLIT_TEST, &dataset);
     if (!err) {
-        err = backend_open(args.device, &(BackendOptions){.threads = args.threads, .choices = &choices}, &backend);
+        err = backend_open(
+            args.device, &(BackendOptions){.threads = args.threads, .choices = &choices}, &backend);
     }
     if (!err) {
         err = open_eval(&args, dataset, backend, &params, &store, &exec);

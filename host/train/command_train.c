@@ -44,7 +44,8 @@ static Err *parse_train(int argc, char **argv, TrainArgs *args)
         switch (option) {
         case 's':
             if (args->count == MAX_OVERRIDES) {
-                return err_new(EXIT_USAGE_ERR, "more than %d --set: put them into a file", MAX_OVERRIDES);
+                return err_new(EXIT_USAGE_ERR, "more than %d --set: put them into a file",
+                               MAX_OVERRIDES);
             }
             args->overrides[args->count++] = optarg;
             break;
@@ -71,8 +72,8 @@ static Err *parse_train(int argc, char **argv, TrainArgs *args)
 
 static void print_result(const Settings *s, const RunResult *r)
 {
-    printf("%-28s %-12s last %.2f %%  best %.2f %% (epoch %u)", s->name, s->student_model, r->last_top1, r->best_top1,
-           r->best_epoch);
+    printf("%-28s %-12s last %.2f %%  best %.2f %% (epoch %u)", s->name, s->student_model,
+           r->last_top1, r->best_top1, r->best_epoch);
     if (r->teacher_top1 >= 0) {
         printf("  teacher %.2f %%", r->teacher_top1);
     }
@@ -103,9 +104,11 @@ Err *command_models(int argc, char **argv)
     }
     int count;
     const ModelInfo *models = model_list(&count);
-    printf("%-14s %6s %8s %12s %10s  %s\n", "name", "pixels", "classes", "parameters", "M mult-add", "family");
+    printf("%-14s %6s %8s %12s %10s  %s\n", "name", "pixels", "classes", "parameters", "M mult-add",
+           "family");
     for (int i = 0; i < count; i++) {
-        printf("%-14s %6d %8d %12zu ", models[i].name, models[i].input_size, models[i].classes, models[i].params);
+        printf("%-14s %6d %8d %12zu ", models[i].name, models[i].input_size, models[i].classes,
+               models[i].params);
         if (models[i].macs > 0) {
             printf("%10.1f  %s\n", models[i].macs, models[i].family);
         } else {
@@ -122,8 +125,8 @@ static bool key_matches(const ConfigKey *row, const char *key)
     if (!dot) {
         return strcmp(row->section, key) == 0 || strcmp(row->key, key) == 0;
     }
-    return strncmp(row->section, key, (size_t)(dot - key)) == 0 && row->section[dot - key] == '\0' &&
-           strcmp(row->key, dot + 1) == 0;
+    return strncmp(row->section, key, (size_t)(dot - key)) == 0 &&
+           row->section[dot - key] == '\0' && strcmp(row->key, dot + 1) == 0;
 }
 
 Err *command_help_key(const char *key)
@@ -136,8 +139,10 @@ Err *command_help_key(const char *key)
             continue;
         }
         const char *fallback = rows[i].fallback;
-        printf("%s.%s = %s\n    %s%s%s%s\n", rows[i].section, rows[i].key, fallback && fallback[0] ? fallback : "(none)",
-               rows[i].help, rows[i].names ? " [" : "", rows[i].names ? rows[i].names : "", rows[i].names ? "]" : "");
+        printf("%s.%s = %s\n    %s%s%s%s\n", rows[i].section, rows[i].key,
+               fallback && fallback[0] ? fallback : "(none)", rows[i].help,
+               rows[i].names ? " [" : "", rows[i].names ? rows[i].names : "",
+               rows[i].names ? "]" : "");
         found++;
     }
     return found ? NULL : err_new(EXIT_USAGE_ERR, "no configuration key or section '%s'", key);

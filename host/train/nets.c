@@ -7,8 +7,8 @@
 
 #include <string.h>
 
-static ModelBuild model_build_of(const Params *params, Graph *g, const NetSpec *net, const char *prefix, int classes,
-                                 bool trainable, BnMode bn)
+static ModelBuild model_build_of(const Params *params, Graph *g, const NetSpec *net,
+                                 const char *prefix, int classes, bool trainable, BnMode bn)
 {
     ModelBuild build = {.params = (Params *)params,
                         .graph = g,
@@ -24,8 +24,8 @@ static ModelBuild model_build_of(const Params *params, Graph *g, const NetSpec *
 }
 
 /* Appends one network, in its own activation type, and gives its logits. */
-static Err *append_net(const Params *params, Graph *g, const NetSpec *net, const char *prefix, int classes, BnMode bn,
-                       int images, int *logits)
+static Err *append_net(const Params *params, Graph *g, const NetSpec *net, const char *prefix,
+                       int classes, BnMode bn, int images, int *logits)
 {
     const bool trainable = strcmp(prefix, STUDENT_PREFIX) == 0;
     ModelBuild build = model_build_of(params, g, net, prefix, classes, trainable, bn);
@@ -44,7 +44,8 @@ Err *nets_register(Params *params, const NetSpec *teacher, const NetSpec *studen
         if (!nets[i] || !nets[i]->model) {
             continue;
         }
-        ModelBuild build = model_build_of(params, NULL, nets[i], prefixes[i], classes, i == 1, BN_TRAIN);
+        ModelBuild build =
+            model_build_of(params, NULL, nets[i], prefixes[i], classes, i == 1, BN_TRAIN);
         TRY(model_build(nets[i]->model, &build));
     }
     params_finish(params);
@@ -73,8 +74,9 @@ static void no_inputs(int in[DISTILL_IN_COUNT])
     }
 }
 
-Err *nets_train_graph(const Params *params, const NetSpec *teacher, const NetSpec *student, int classes, int size,
-                      int batch, const DistillSpec *spec, BnMode bn, bool backward, Graph *out)
+Err *nets_train_graph(const Params *params, const NetSpec *teacher, const NetSpec *student,
+                      int classes, int size, int batch, const DistillSpec *spec, BnMode bn,
+                      bool backward, Graph *out)
 {
     graph_init(out, params, batch, student->act);
     const int images = batched_input(out, "images", DT_U8, size, size, 3);
@@ -82,7 +84,8 @@ Err *nets_train_graph(const Params *params, const NetSpec *teacher, const NetSpe
     no_inputs(in);
     in[DISTILL_IN_LABELS] = batched_input(out, "labels", DT_I32, 1, 1, 1);
     if (teacher->model) {
-        TRY(append_net(params, out, teacher, TEACHER_PREFIX, classes, BN_EVAL, images, &in[DISTILL_IN_T]));
+        TRY(append_net(params, out, teacher, TEACHER_PREFIX, classes, BN_EVAL, images,
+                       &in[DISTILL_IN_T]));
     }
     TRY(append_net(params, out, student, STUDENT_PREFIX, classes, bn, images, &in[DISTILL_IN_Z]));
     if (spec_has_bands(spec)) {
@@ -94,8 +97,8 @@ Err *nets_train_graph(const Params *params, const NetSpec *teacher, const NetSpe
     return backward ? graph_backward_losses(out) : NULL;
 }
 
-Err *nets_eval_graph(const Params *params, const NetSpec *net, const char *prefix, int classes, int size, int batch,
-                     bool as_teacher, float energy_temperature, Graph *out)
+Err *nets_eval_graph(const Params *params, const NetSpec *net, const char *prefix, int classes,
+                     int size, int batch, bool as_teacher, float energy_temperature, Graph *out)
 {
     graph_init(out, params, batch, net->act);
     const int images = batched_input(out, "images", DT_U8, size, size, 3);

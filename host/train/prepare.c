@@ -16,17 +16,20 @@ Err *prepare_check_teacher(Run *run)
     exec_refresh(exec, false);
     const EvalResult result = evaluate(exec, run->test_set, true);
     exec_close(exec);
-    log_info("teacher %s: top-1 %.2f %%, top-5 %.2f %% on %ld test images (%s)", s->teacher_model, result.top1,
-             result.top5, result.count, s->teacher_weights);
+    log_info("teacher %s: top-1 %.2f %%, top-5 %.2f %% on %ld test images (%s)", s->teacher_model,
+             result.top1, result.top5, result.count, s->teacher_weights);
     if (s->expect_top1 >= 0 && fabs(result.top1 - s->expect_top1) > s->tolerance) {
-        return err_new(EXIT_TEACHER,
-                       "teacher %s: top-1 %.2f %%, expected %.2f +- %.2f: check teacher.mean, teacher.std, the label "
-                       "order of the data and that the file is the one meant; or set teacher.expect_top1",
-                       s->teacher_weights, result.top1, s->expect_top1, s->tolerance);
+        return err_new(
+            EXIT_TEACHER,
+            "teacher %s: top-1 %.2f %%, expected %.2f +- %.2f: check teacher.mean, teacher.std, "
+            "the label "
+            "order of the data and that the file is the one meant; or set teacher.expect_top1",
+            s->teacher_weights, result.top1, s->expect_top1, s->tolerance);
     }
     const double chance = 100.0 / run->test_set->classes;
     if (result.top1 < 2.0 * chance) {
-        log_warn("the teacher is hardly better than chance (%.2f %%): is its normalisation or label order wrong?",
+        log_warn("the teacher is hardly better than chance (%.2f %%): is its normalisation or "
+                 "label order wrong?",
                  chance);
     }
     run->state.teacher_top1 = result.top1;
@@ -34,7 +37,8 @@ Err *prepare_check_teacher(Run *run)
 }
 
 /* Column `column` of every row of one augmented, shuffled pass; `values` has room for the training set. */
-static Err *collect_column(Run *run, Exec *exec, const Preparation *preparation, float *values, size_t *count)
+static Err *collect_column(Run *run, Exec *exec, const Preparation *preparation, float *values,
+                           size_t *count)
 {
     const Settings *s = run->settings;
     const int batch_size = exec_graph(exec)->batch;
@@ -80,11 +84,11 @@ Err *prepare_passes(Run *run)
     for (int i = 0; i < run->objective.n_preparations; i++) {
         const Preparation *preparation = &run->objective.preparations[i];
         const Phase *phase = &preparation->phase;
-        CHECK(phase->nets == PHASE_TEACHER && phase->source == BATCH_PASS, "preparation %s: not a teacher's pass",
-              phase->name);
+        CHECK(phase->nets == PHASE_TEACHER && phase->source == BATCH_PASS,
+              "preparation %s: not a teacher's pass", phase->name);
         Exec *exec;
-        TRY(run_eval_exec(run, &run->teacher, TEACHER_PREFIX, phase->batch ? phase->batch : run->settings->batch,
-                          &exec));
+        TRY(run_eval_exec(run, &run->teacher, TEACHER_PREFIX,
+                          phase->batch ? phase->batch : run->settings->batch, &exec));
         exec_refresh(exec, false);
         float *values = xmalloc(run->train_set->count * sizeof *values);
         size_t count = 0;

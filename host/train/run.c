@@ -33,8 +33,10 @@ Err *precision_choose(Backend *backend, Precision wanted, DType *act)
     DeviceInfo info;
     backend->info(backend, &info);
     if ((wanted == PRECISION_BF16 && !info.bf16) || (wanted == PRECISION_FP16 && !info.fp16)) {
-        return err_new(EXIT_NO_DEVICE, "precision %s: %s (%s) has no fast arithmetic of that type; use auto or fp32",
-                       precision_name(wanted), info.name, info.library);
+        return err_new(
+            EXIT_NO_DEVICE,
+            "precision %s: %s (%s) has no fast arithmetic of that type; use auto or fp32",
+            precision_name(wanted), info.name, info.library);
     }
     *act = act_of(wanted, &info);
     return NULL;
@@ -63,7 +65,8 @@ static Err *open_data(Run *run)
 static Err *open_backend(Run *run, int threads)
 {
     const Settings *s = run->settings;
-    const BackendOptions options = {.threads = threads, .choices = &run->choices, .deterministic = s->deterministic};
+    const BackendOptions options = {
+        .threads = threads, .choices = &run->choices, .deterministic = s->deterministic};
     TRY(backend_open(s->device, &options, &run->backend));
     DType act = DT_F32;
     TRY(precision_choose(run->backend, s->precision, &act));
@@ -79,8 +82,8 @@ static Err *open_backend(Run *run, int threads)
     memcpy(run->teacher.std, s->teacher_std, sizeof s->std);
     DeviceInfo info;
     run->backend->info(run->backend, &info);
-    log_info("%s: %s, %s, %d threads; activations %s%s%s", run->backend->name, info.name, info.library,
-             info.threads, dtype_name(act), s->teacher_model ? ", teacher " : "",
+    log_info("%s: %s, %s, %d threads; activations %s%s%s", run->backend->name, info.name,
+             info.library, info.threads, dtype_name(act), s->teacher_model ? ", teacher " : "",
              s->teacher_model ? dtype_name(teacher_act) : "");
     run->state.threads = info.threads;
     return NULL;
@@ -90,7 +93,8 @@ static Err *open_exec(const Run *run, Graph *graph, int last_batch, Exec **exec)
 {
     const int ladder[1] = {last_batch};
     const bool rung = last_batch > 0 && last_batch < graph->batch;
-    Err *err = exec_open(run->backend, graph, &(ExecOptions){.ladder = ladder, .ladder_count = rung}, exec);
+    Err *err = exec_open(run->backend, graph,
+                         &(ExecOptions){.ladder = ladder, .ladder_count = rung}, exec);
     graph_free(graph);
     if (!err) {
         store_bind(&run->store, *exec);
@@ -104,8 +108,8 @@ static Err *open_graphs(Run *run)
     const int classes = run->train_set->classes;
     const int size = run->train_set->height;
     Graph g;
-    TRY(nets_train_graph(&run->params, &run->teacher, &run->student, classes, size, s->batch, &run->objective.spec,
-                         BN_TRAIN, true, &g));
+    TRY(nets_train_graph(&run->params, &run->teacher, &run->student, classes, size, s->batch,
+                         &run->objective.spec, BN_TRAIN, true, &g));
     TRY(open_exec(run, &g, (int)(run->train_set->count % (uint32_t)s->batch), &run->step));
     nets_update_graph(&run->params, run->student.act, s->decay_norm_bias, &g);
     TRY(open_exec(run, &g, 0, &run->update));
@@ -116,8 +120,8 @@ Err *run_eval_exec(const Run *run, const NetSpec *net, const char *prefix, int b
 {
     const bool as_teacher = strcmp(prefix, TEACHER_PREFIX) == 0;
     Graph g;
-    TRY(nets_eval_graph(&run->params, net, prefix, run->test_set->classes, run->test_set->height, batch, as_teacher,
-                        run->objective.spec.energy_temperature, &g));
+    TRY(nets_eval_graph(&run->params, net, prefix, run->test_set->classes, run->test_set->height,
+                        batch, as_teacher, run->objective.spec.energy_temperature, &g));
     return open_exec(run, &g, (int)(run->test_set->count % (uint32_t)batch), exec);
 }
 
@@ -153,7 +157,9 @@ static Err *open_loader(Run *run, int workers)
  * unfinished ones, which could be another process's. */
 static Err *lock_folder(Run *run)
 {
-    return run->lock_fd < 0 && path_exists(run->settings->out) ? run_lock(run->settings->out, &run->lock_fd) : NULL;
+    return run->lock_fd < 0 && path_exists(run->settings->out)
+               ? run_lock(run->settings->out, &run->lock_fd)
+               : NULL;
 }
 
 static Err *make_folder(Run *run)
@@ -179,8 +185,9 @@ static Err *read_earlier_part(Run *run, Resume resume, int *threads, char **chec
     TRY(run_read_state(run, resume, checkpoint));
     run->resumed = *checkpoint != NULL;
     if (run->resumed && run->state.threads != *threads) {
-        log_warn("the run was begun with %d threads: using %d again, so that results stay the same bits",
-                 run->state.threads, run->state.threads);
+        log_warn(
+            "the run was begun with %d threads: using %d again, so that results stay the same bits",
+            run->state.threads, run->state.threads);
         *threads = run->state.threads;
     }
     return NULL;
@@ -193,13 +200,15 @@ static Err *open_weights(Run *run, const char *checkpoint)
     memcpy(teacher_before, run->state.teacher_hash, sizeof teacher_before);
     TRY(open_networks(run));
     if (checkpoint && strcmp(teacher_before, run->state.teacher_hash) != 0) {
-        return err_new(EXIT_CONFIG_ERR, "%s: not the teacher that %s was begun with; use the same file or another "
-                                        "run.out",
+        return err_new(EXIT_CONFIG_ERR,
+                       "%s: not the teacher that %s was begun with; use the same file or another "
+                       "run.out",
                        run->settings->teacher_weights, run->settings->out);
     }
     TRY(make_folder(run));
     if (checkpoint) {
-        log_info("resuming %s at step %ld (epoch %u)", run->settings->out, run->state.step, run->state.epoch + 1);
+        log_info("resuming %s at step %ld (epoch %u)", run->settings->out, run->state.step,
+                 run->state.epoch + 1);
         return run_load_weights(run, checkpoint);
     }
     return NULL;
@@ -239,7 +248,8 @@ Err *run_prepare(Run *run)
     }
     if (run->objective.needs_thresholds) {
         exec_write(run->step, "theta", run->state.theta, sizeof run->state.theta);
-        log_info("energy thresholds %.4f and %.4f", (double)run->state.theta[0], (double)run->state.theta[1]);
+        log_info("energy thresholds %.4f and %.4f", (double)run->state.theta[0],
+                 (double)run->state.theta[1]);
     }
     log_info("%s", run->objective.formula);
     exec_refresh(run->step, false);

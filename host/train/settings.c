@@ -10,41 +10,64 @@
 static const ConfigKey schema[] = {
     {"run", "name", CONFIG_STRING, "run", NONE, NULL, "name of the run, used in tables"},
     {"run", "out", CONFIG_PATH, "", NONE, NULL, "folder of the run; empty: runs/NAME-sSEED"},
-    {"run", "seed", CONFIG_INT, "1", 0, 4294967295.0, NULL, "seed of initialisation, order and augmentation"},
-    {"run", "deterministic", CONFIG_BOOL, "true", NONE, NULL, "same bits at the same number of threads"},
+    {"run", "seed", CONFIG_INT, "1", 0, 4294967295.0, NULL,
+     "seed of initialisation, order and augmentation"},
+    {"run", "deterministic", CONFIG_BOOL, "true", NONE, NULL,
+     "same bits at the same number of threads"},
 
-    {"data", "kind", CONFIG_ENUM, "synthetic", NONE, "synthetic|cifar10|cifar100", "which data set"},
+    {"data", "kind", CONFIG_ENUM, "synthetic", NONE, "synthetic|cifar10|cifar100",
+     "which data set"},
     {"data", "root", CONFIG_PATH, "", NONE, NULL, "folder or .tar.gz of the CIFAR binary version"},
-    {"data", "options", CONFIG_STRING, "", NONE, NULL, "synthetic: key=value pairs (classes, train, test, seed)"},
-    {"data", "workers", CONFIG_INT, "-1", -1, 256, NULL, "loader threads; 0 = in the main thread, -1 = by cores"},
+    {"data", "options", CONFIG_STRING, "", NONE, NULL,
+     "synthetic: key=value pairs (classes, train, test, seed)"},
+    {"data", "workers", CONFIG_INT, "-1", -1, 256, NULL,
+     "loader threads; 0 = in the main thread, -1 = by cores"},
 
-    {"augment", "padding", CONFIG_INT, "4", 0, 127, NULL, "zero padding of the random crop, pixels; 0 = no crop"},
-    {"augment", "flip", CONFIG_BOOL, "true", NONE, NULL, "mirror left to right with probability 1/2"},
-    {"augment", "mean", CONFIG_FLOATS, "0.5071, 0.4867, 0.4408", 0, 1, NULL, "per channel, of images in 0..1"},
-    {"augment", "std", CONFIG_FLOATS, "0.2675, 0.2565, 0.2761", 1e-6, 10, NULL, "per channel, of images in 0..1"},
+    {"augment", "padding", CONFIG_INT, "4", 0, 127, NULL,
+     "zero padding of the random crop, pixels; 0 = no crop"},
+    {"augment", "flip", CONFIG_BOOL, "true", NONE, NULL,
+     "mirror left to right with probability 1/2"},
+    {"augment", "mean", CONFIG_FLOATS, "0.5071, 0.4867, 0.4408", 0, 1, NULL,
+     "per channel, of images in 0..1"},
+    {"augment", "std", CONFIG_FLOATS, "0.2675, 0.2565, 0.2761", 1e-6, 10, NULL,
+     "per channel, of images in 0..1"},
 
     {"teacher", "model", CONFIG_STRING, "", NONE, NULL, "network; empty: no teacher"},
     {"teacher", "weights", CONFIG_PATH, "", NONE, NULL, "safetensors or .pth"},
-    {"teacher", "expect_top1", CONFIG_FLOAT, "", 0, 100, NULL, "percent on the test set, asserted before step 1"},
-    {"teacher", "tolerance", CONFIG_FLOAT, "0.2", 0, 100, NULL, "allowed distance from expect_top1, points"},
-    {"teacher", "mean", CONFIG_FLOATS, "", 0, 1, NULL, "the teacher's own normalisation; empty: augment.mean"},
-    {"teacher", "std", CONFIG_FLOATS, "", 1e-6, 10, NULL, "the teacher's own normalisation; empty: augment.std"},
-    {"teacher", "precision", CONFIG_ENUM, "auto", NONE, "auto|fp32|bf16|fp16", "auto: as train.precision"},
+    {"teacher", "expect_top1", CONFIG_FLOAT, "", 0, 100, NULL,
+     "percent on the test set, asserted before step 1"},
+    {"teacher", "tolerance", CONFIG_FLOAT, "0.2", 0, 100, NULL,
+     "allowed distance from expect_top1, points"},
+    {"teacher", "mean", CONFIG_FLOATS, "", 0, 1, NULL,
+     "the teacher's own normalisation; empty: augment.mean"},
+    {"teacher", "std", CONFIG_FLOATS, "", 1e-6, 10, NULL,
+     "the teacher's own normalisation; empty: augment.std"},
+    {"teacher", "precision", CONFIG_ENUM, "auto", NONE, "auto|fp32|bf16|fp16",
+     "auto: as train.precision"},
 
     {"student", "model", CONFIG_STRING, "resnet20", NONE, NULL, "network"},
-    {"student", "weights", CONFIG_PATH, "", NONE, NULL, "initial weights; empty: drawn from the seed"},
+    {"student", "weights", CONFIG_PATH, "", NONE, NULL,
+     "initial weights; empty: drawn from the seed"},
 
     {"distill", "method", CONFIG_ENUM, "none", NONE, "none|kd|energy_kd", "objective"},
-    {"distill", "temperature", CONFIG_FLOAT, "4", 0.01, 1000, NULL, "T of both softmaxes (KD.TEMPERATURE, -T)"},
-    {"distill", "ce_weight", CONFIG_FLOAT, "0.1", 0, 1e6, NULL, "weight of the cross entropy (gamma, -r)"},
-    {"distill", "kd_weight", CONFIG_FLOAT, "0.9", 0, 1e6, NULL, "weight of T^2 KL(teacher||student) (alpha, -a)"},
-    {"distill", "label_smoothing", CONFIG_FLOAT, "0", 0, 0.999, NULL, "of the cross entropy, PyTorch's form"},
+    {"distill", "temperature", CONFIG_FLOAT, "4", 0.01, 1000, NULL,
+     "T of both softmaxes (KD.TEMPERATURE, -T)"},
+    {"distill", "ce_weight", CONFIG_FLOAT, "0.1", 0, 1e6, NULL,
+     "weight of the cross entropy (gamma, -r)"},
+    {"distill", "kd_weight", CONFIG_FLOAT, "0.9", 0, 1e6, NULL,
+     "weight of T^2 KL(teacher||student) (alpha, -a)"},
+    {"distill", "label_smoothing", CONFIG_FLOAT, "0", 0, 0.999, NULL,
+     "of the cross entropy, PyTorch's form"},
 
-    {"energy_kd", "energy_temperature", CONFIG_FLOAT, "4", 0.01, 1000, NULL, "T of E = -T log sum exp(t/T)"},
-    {"energy_kd", "r_low", CONFIG_FLOAT, "0.2", 0, 1, NULL, "share of the training set below the lower threshold"},
-    {"energy_kd", "r_high", CONFIG_FLOAT, "0.2", 0, 1, NULL, "share of the training set above the upper threshold"},
+    {"energy_kd", "energy_temperature", CONFIG_FLOAT, "4", 0.01, 1000, NULL,
+     "T of E = -T log sum exp(t/T)"},
+    {"energy_kd", "r_low", CONFIG_FLOAT, "0.2", 0, 1, NULL,
+     "share of the training set below the lower threshold"},
+    {"energy_kd", "r_high", CONFIG_FLOAT, "0.2", 0, 1, NULL,
+     "share of the training set above the upper threshold"},
     {"energy_kd", "t_low_energy", CONFIG_FLOAT, "6", 0.01, 1000, NULL,
-     "T of certain samples; paper's abstract 6, released code 2 (UNSURE which made the published tables)"},
+     "T of certain samples; paper's abstract 6, released code 2 (UNSURE which made the published "
+     "tables)"},
     {"energy_kd", "t_mid", CONFIG_FLOAT, "4", 0.01, 1000, NULL, "T between the thresholds"},
     {"energy_kd", "t_high_energy", CONFIG_FLOAT, "2", 0.01, 1000, NULL,
      "T of uncertain samples; paper's abstract 2, released code 6"},
@@ -55,32 +78,44 @@ static const ConfigKey schema[] = {
     {"optim", "dampening", CONFIG_FLOAT, "0", 0, 1, NULL, ""},
     {"optim", "nesterov", CONFIG_BOOL, "false", NONE, NULL, ""},
     {"optim", "weight_decay", CONFIG_FLOAT, "5e-4", 0, 1e6, NULL, ""},
-    {"optim", "decay_norm_bias", CONFIG_BOOL, "true", NONE, NULL, "decay batch-norm parameters and biases too"},
-    {"optim", "clip_grad", CONFIG_FLOAT, "0", 0, 1e9, NULL, "limit of the gradient's norm; 0 = off"},
+    {"optim", "decay_norm_bias", CONFIG_BOOL, "true", NONE, NULL,
+     "decay batch-norm parameters and biases too"},
+    {"optim", "clip_grad", CONFIG_FLOAT, "0", 0, 1e9, NULL,
+     "limit of the gradient's norm; 0 = off"},
 
     {"schedule", "kind", CONFIG_ENUM, "multistep", NONE, "constant|multistep|cosine|linear", ""},
     {"schedule", "epochs", CONFIG_INT, "240", 1, 1000000, NULL, ""},
-    {"schedule", "milestones", CONFIG_INTS, "150, 180, 210", 1, 1000000, NULL, "multistep: epochs after which lr falls"},
+    {"schedule", "milestones", CONFIG_INTS, "150, 180, 210", 1, 1000000, NULL,
+     "multistep: epochs after which lr falls"},
     {"schedule", "gamma", CONFIG_FLOAT, "0.1", 0, 1, NULL, "multistep: factor"},
     {"schedule", "warmup_epochs", CONFIG_INT, "0", 0, 1000000, NULL, "linear warm-up, per step"},
-    {"schedule", "warmup_start", CONFIG_FLOAT, "0", 0, 1e6, NULL, "learning rate at the start of the warm-up"},
+    {"schedule", "warmup_start", CONFIG_FLOAT, "0", 0, 1e6, NULL,
+     "learning rate at the start of the warm-up"},
     {"schedule", "min_lr", CONFIG_FLOAT, "0", 0, 1e6, NULL, "end of cosine and linear"},
-    {"schedule", "per_step", CONFIG_BOOL, "true", NONE, NULL, "cosine and linear move every step, not every epoch"},
+    {"schedule", "per_step", CONFIG_BOOL, "true", NONE, NULL,
+     "cosine and linear move every step, not every epoch"},
 
     {"train", "batch", CONFIG_INT, "64", 1, 1048576, NULL, "images of a step"},
-    {"train", "precision", CONFIG_ENUM, "auto", NONE, "auto|fp32|bf16|fp16", "activations; weights stay fp32"},
-    {"train", "max_steps", CONFIG_INT, "0", 0, 1e15, NULL, "end after so many steps; 0 = all epochs"},
-    {"train", "max_nonfinite", CONFIG_INT, "10", 1, 1e9, NULL, "skipped updates in a row that end the run (79)"},
+    {"train", "precision", CONFIG_ENUM, "auto", NONE, "auto|fp32|bf16|fp16",
+     "activations; weights stay fp32"},
+    {"train", "max_steps", CONFIG_INT, "0", 0, 1e15, NULL,
+     "end after so many steps; 0 = all epochs"},
+    {"train", "max_nonfinite", CONFIG_INT, "10", 1, 1e9, NULL,
+     "skipped updates in a row that end the run (79)"},
 
     {"eval", "batch", CONFIG_INT, "256", 1, 1048576, NULL, "images of an evaluation step"},
-    {"eval", "every", CONFIG_INT, "1", 1, 1000000, NULL, "epochs between evaluations; the last one always"},
+    {"eval", "every", CONFIG_INT, "1", 1, 1000000, NULL,
+     "epochs between evaluations; the last one always"},
 
     {"dist", "device", CONFIG_ENUM, "cpu", NONE, "cpu|ref|cuda", "backend"},
-    {"dist", "threads", CONFIG_INT, "0", 0, 4096, NULL, "compute threads; 0 = cores less loader workers"},
+    {"dist", "threads", CONFIG_INT, "0", 0, 4096, NULL,
+     "compute threads; 0 = cores less loader workers"},
 
-    {"checkpoint", "every", CONFIG_INT, "0", 0, 1e15, NULL, "steps between checkpoints; 0 = every epoch"},
+    {"checkpoint", "every", CONFIG_INT, "0", 0, 1e15, NULL,
+     "steps between checkpoints; 0 = every epoch"},
     {"checkpoint", "keep_last", CONFIG_INT, "3", 1, 1000000, NULL, "newest checkpoints that stay"},
-    {"checkpoint", "max_failures", CONFIG_INT, "3", 1, 1000000, NULL, "failed saves in a row that end the run (74)"},
+    {"checkpoint", "max_failures", CONFIG_INT, "3", 1, 1000000, NULL,
+     "failed saves in a row that end the run (74)"},
 
     {"log", "every_s", CONFIG_FLOAT, "10", 0, 1e9, NULL, "seconds between progress lines"},
 };
@@ -137,8 +172,9 @@ static Err *read_networks(const Config *config, Settings *s)
 {
     s->teacher_model = text_or_null(config, "teacher", "model");
     s->teacher_weights = text_or_null(config, "teacher", "weights");
-    s->expect_top1 =
-        config_has(config, "teacher", "expect_top1") ? config_float(config, "teacher", "expect_top1") : -1.0;
+    s->expect_top1 = config_has(config, "teacher", "expect_top1")
+                         ? config_float(config, "teacher", "expect_top1")
+                         : -1.0;
     s->tolerance = config_float(config, "teacher", "tolerance");
     s->teacher_precision = (Precision)config_enum(config, "teacher", "precision");
     s->student_model = config_str(config, "student", "model");
@@ -174,8 +210,9 @@ static Err *read_schedule(const Config *config, Schedule *schedule)
     size_t count;
     const int64_t *milestones = config_ints(config, "schedule", "milestones", &count);
     if (count > SCHEDULE_MAX_MILESTONES) {
-        return err_new(EXIT_CONFIG_ERR, "%s: schedule.milestones has %zu values, at most %d are possible",
-                       config_origin(config, "schedule", "milestones"), count, SCHEDULE_MAX_MILESTONES);
+        return err_new(
+            EXIT_CONFIG_ERR, "%s: schedule.milestones has %zu values, at most %d are possible",
+            config_origin(config, "schedule", "milestones"), count, SCHEDULE_MAX_MILESTONES);
     }
     *schedule = (Schedule){.kind = (ScheduleKind)config_enum(config, "schedule", "kind"),
                            .lr = config_float(config, "optim", "lr"),
@@ -208,8 +245,9 @@ static Err *read_dataset(const Config *config, Settings *s)
         return NULL;
     }
     if (!root[0]) {
-        return err_new(EXIT_CONFIG_ERR, "data.root is missing: data.kind = %s needs the folder or .tar.gz of the "
-                                        "binary version (--set data.root=PATH)",
+        return err_new(EXIT_CONFIG_ERR,
+                       "data.root is missing: data.kind = %s needs the folder or .tar.gz of the "
+                       "binary version (--set data.root=PATH)",
                        kind);
     }
     s->dataset = xformat("%s:%s", kind, root);
@@ -245,27 +283,33 @@ static Err *check_together(const Config *config, const Settings *s)
 {
     const bool distils = s->objective.method != METHOD_NONE;
     if (distils && (!s->teacher_model || !s->teacher_weights)) {
-        return err_new(EXIT_CONFIG_ERR, "%s: distill.method = %s needs a teacher: set teacher.model and "
-                                        "teacher.weights",
-                       config_origin(config, "distill", "method"), config_str(config, "distill", "method"));
+        return err_new(EXIT_CONFIG_ERR,
+                       "%s: distill.method = %s needs a teacher: set teacher.model and "
+                       "teacher.weights",
+                       config_origin(config, "distill", "method"),
+                       config_str(config, "distill", "method"));
     }
     if (s->schedule.warmup_epochs >= s->schedule.epochs) {
-        return err_new(EXIT_CONFIG_ERR, "%s: schedule.warmup_epochs = %d must be below schedule.epochs = %d",
-                       config_origin(config, "schedule", "warmup_epochs"), s->schedule.warmup_epochs,
-                       s->schedule.epochs);
+        return err_new(EXIT_CONFIG_ERR,
+                       "%s: schedule.warmup_epochs = %d must be below schedule.epochs = %d",
+                       config_origin(config, "schedule", "warmup_epochs"),
+                       s->schedule.warmup_epochs, s->schedule.epochs);
     }
     if (s->nesterov && (s->momentum <= 0 || s->dampening != 0)) {
-        return err_new(EXIT_CONFIG_ERR, "%s: optim.nesterov needs optim.momentum above 0 and optim.dampening 0",
+        return err_new(EXIT_CONFIG_ERR,
+                       "%s: optim.nesterov needs optim.momentum above 0 and optim.dampening 0",
                        config_origin(config, "optim", "nesterov"));
     }
     return NULL;
 }
 
-Err *settings_load(const char *path, const char *const *overrides, size_t n_overrides, Settings *out)
+Err *settings_load(const char *path, const char *const *overrides, size_t n_overrides,
+                   Settings *out)
 {
     memset(out, 0, sizeof *out);
     Config *config;
-    TRY(config_load(schema, sizeof schema / sizeof schema[0], path, overrides, n_overrides, &config));
+    TRY(config_load(schema, sizeof schema / sizeof schema[0], path, overrides, n_overrides,
+                    &config));
     out->config = config;
     out->seed = (uint64_t)config_int(config, "run", "seed");
     out->deterministic = config_bool(config, "run", "deterministic");

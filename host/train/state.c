@@ -22,8 +22,8 @@ static json_t *meter_json(const Meter *meter)
     for (int i = 0; i < SUM_FIELDS; i++) {
         json_array_append_new(sums, json_real(meter->sums[i]));
     }
-    return json_pack("{s:o, s:I, s:f, s:f}", "sums", sums, "steps", (json_int_t)meter->steps, "seconds",
-                     meter->seconds, "data_wait_s", meter->data_wait_s);
+    return json_pack("{s:o, s:I, s:f, s:f}", "sums", sums, "steps", (json_int_t)meter->steps,
+                     "seconds", meter->seconds, "data_wait_s", meter->data_wait_s);
 }
 
 static json_t *choices_json(const Choices *choices)
@@ -39,21 +39,24 @@ static char *state_text(const Run *run)
 {
     const RunState *s = &run->state;
     const Settings *c = run->settings;
-    json_t *root = json_pack(
-        "{s:i, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:s, s:s, s:i, s:s}", "format", STATE_FORMAT, "step",
-        (json_int_t)s->step, "epoch", (json_int_t)s->epoch, "position", (json_int_t)s->position, "seed",
-        (json_int_t)c->seed, "student", c->student_model, "teacher", c->teacher_model ? c->teacher_model : "",
-        "dataset_hash", s->dataset_hash, "teacher_hash", s->teacher_hash, "device", c->device, "threads", s->threads,
-        "objective", run->objective.formula);
+    json_t *root =
+        json_pack("{s:i, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:s, s:s, s:i, s:s}", "format",
+                  STATE_FORMAT, "step", (json_int_t)s->step, "epoch", (json_int_t)s->epoch,
+                  "position", (json_int_t)s->position, "seed", (json_int_t)c->seed, "student",
+                  c->student_model, "teacher", c->teacher_model ? c->teacher_model : "",
+                  "dataset_hash", s->dataset_hash, "teacher_hash", s->teacher_hash, "device",
+                  c->device, "threads", s->threads, "objective", run->objective.formula);
     CHECK(root, "state.json could not be made");
     json_object_update_new(
-        root, json_pack("{s:b, s:f, s:f, s:i, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:I, s:i}", "has_theta",
-                        s->has_theta, "theta_low", (double)s->theta[0], "theta_high", (double)s->theta[1],
-                        "nonfinite_streak", s->nonfinite_streak, "nonfinite_total", (json_int_t)s->nonfinite_total,
-                        "best_top1", s->best_top1, "last_top1", s->last_top1, "last_top5", s->last_top5, "last_loss",
-                        s->last_loss, "best_epoch", (json_int_t)s->best_epoch, "last_epoch",
-                        (json_int_t)s->last_epoch, "teacher_top1", s->teacher_top1, "train_seconds",
-                        s->train_seconds, "train_images", (json_int_t)s->train_images, "batch", c->batch));
+        root,
+        json_pack("{s:b, s:f, s:f, s:i, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:I, s:i}",
+                  "has_theta", s->has_theta, "theta_low", (double)s->theta[0], "theta_high",
+                  (double)s->theta[1], "nonfinite_streak", s->nonfinite_streak, "nonfinite_total",
+                  (json_int_t)s->nonfinite_total, "best_top1", s->best_top1, "last_top1",
+                  s->last_top1, "last_top5", s->last_top5, "last_loss", s->last_loss, "best_epoch",
+                  (json_int_t)s->best_epoch, "last_epoch", (json_int_t)s->last_epoch,
+                  "teacher_top1", s->teacher_top1, "train_seconds", s->train_seconds,
+                  "train_images", (json_int_t)s->train_images, "batch", c->batch));
     json_object_set_new(root, "epoch_meter", meter_json(&s->epoch_meter));
     json_object_set_new(root, "choices", choices_json(&run->choices));
     char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(17) | JSON_SORT_KEYS);
@@ -93,7 +96,8 @@ static Err *write_files(void *context, const char *dir)
 Err *run_save(Run *run)
 {
     char *root = checkpoint_root(run);
-    const size_t weights = run->params.arena_elems[ARENA_WEIGHT] + run->params.arena_elems[ARENA_STATE];
+    const size_t weights =
+        run->params.arena_elems[ARENA_WEIGHT] + run->params.arena_elems[ARENA_STATE];
     Err *err = checkpoint_save(root, run->state.step, 2 * weights * sizeof(float) + (1 << 20),
                                run->settings->keep_last, write_files, run);
     if (!err && run->metrics) {
@@ -181,12 +185,15 @@ static Err *check_drift(const Run *run, const json_t *root, const char *path)
     }
     if (key) {
         return err_new(EXIT_CONFIG_ERR,
-                       "%s was made with another value of %s: give the old value back, choose another run.out, or "
+                       "%s was made with another value of %s: give the old value back, choose "
+                       "another run.out, or "
                        "start anew with --resume never",
                        path, key);
     }
     if (!same_text(root, "device", c->device)) {
-        log_warn("resuming %s on another device: results are no longer bit for bit those of one run", path);
+        log_warn(
+            "resuming %s on another device: results are no longer bit for bit those of one run",
+            path);
     }
     return NULL;
 }
@@ -202,8 +209,8 @@ static Err *read_state_file(Run *run, const char *checkpoint)
         err = err_new(EXIT_BAD_DATA, "%s:%d: %s", path, where.line, where.text);
     }
     if (!err && int_of(root, "format") != STATE_FORMAT) {
-        err = err_new(EXIT_BAD_DATA, "%s: format %lld, this program reads %d", path, int_of(root, "format"),
-                      STATE_FORMAT);
+        err = err_new(EXIT_BAD_DATA, "%s: format %lld, this program reads %d", path,
+                      int_of(root, "format"), STATE_FORMAT);
     }
     if (!err) {
         err = check_drift(run, root, checkpoint);
@@ -232,7 +239,8 @@ Err *run_read_state(Run *run, Resume resume, char **checkpoint)
         err = checkpoint_newest(root, checkpoint);
     } else if (path_exists(root)) {
         err = err_new(EXIT_CANT_CREATE,
-                      "%s has checkpoints of an earlier run and --resume never was given: choose another run.out or "
+                      "%s has checkpoints of an earlier run and --resume never was given: choose "
+                      "another run.out or "
                       "remove the folder",
                       run->settings->out);
     }

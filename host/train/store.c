@@ -21,7 +21,8 @@ static size_t arena_bytes(const Store *store, Arena arena)
 static Err *take(Store *store, size_t bytes, void **out)
 {
     *out = store->backend->alloc(store->backend, MEM_DEVICE, bytes ? bytes : 64);
-    return *out ? NULL : err_new(EXIT_DEVICE_MEMORY, "no memory for %zu MiB of parameters", bytes >> 20);
+    return *out ? NULL
+                : err_new(EXIT_DEVICE_MEMORY, "no memory for %zu MiB of parameters", bytes >> 20);
 }
 
 Err *store_open(Backend *backend, const Params *params, bool train, Store *out)
@@ -74,7 +75,8 @@ static HostCopy copy_down(const Store *store)
             continue;
         }
         copy.arena[arena] = xmalloc(arena_bytes(store, arena) + 1);
-        b->download(b, QUEUE_COMPUTE, copy.arena[arena], store->arena[arena], arena_bytes(store, arena));
+        b->download(b, QUEUE_COMPUTE, copy.arena[arena], store->arena[arena],
+                    arena_bytes(store, arena));
     }
     b->sync(b, QUEUE_COMPUTE);
     return copy;
@@ -85,7 +87,8 @@ static void copy_up(const Store *store, const HostCopy *copy)
     Backend *b = store->backend;
     for (int i = 0; i < ARENA_COUNT; i++) {
         if (copy->arena[i]) {
-            b->upload(b, QUEUE_COMPUTE, store->arena[i], copy->arena[i], arena_bytes(store, (Arena)i));
+            b->upload(b, QUEUE_COMPUTE, store->arena[i], copy->arena[i],
+                      arena_bytes(store, (Arena)i));
         }
     }
     b->sync(b, QUEUE_COMPUTE);
@@ -120,8 +123,9 @@ Err *store_load(Store *store, const char *prefix, const char *path, char *hash_o
     return err || !hash_out ? err : file_hash_hex(path, hash_out);
 }
 
-static Err *save_entries(const Store *store, const char *prefix, const char *path, float *const arena[ARENA_COUNT],
-                         const char *const *metadata, int64_t batches)
+static Err *save_entries(const Store *store, const char *prefix, const char *path,
+                         float *const arena[ARENA_COUNT], const char *const *metadata,
+                         int64_t batches)
 {
     ModelEntries entries = model_save_entries(store->params, prefix, arena, batches);
     Err *err = safetensors_write(path, entries.tensors, entries.count, metadata);
@@ -129,7 +133,8 @@ static Err *save_entries(const Store *store, const char *prefix, const char *pat
     return err;
 }
 
-Err *store_save(const Store *store, const char *prefix, const char *path, const char *const *metadata, int64_t batches)
+Err *store_save(const Store *store, const char *prefix, const char *path,
+                const char *const *metadata, int64_t batches)
 {
     HostCopy copy = copy_down(store);
     Err *err = save_entries(store, prefix, path, copy.arena, metadata, batches);

@@ -18,11 +18,15 @@ enum { SUITE_MAX_RUNS = 64, SUITE_MAX_SEEDS = 64 };
 
 static const ConfigKey suite_schema[] = {
     {"suite", "title", CONFIG_STRING, "", 0, 0, NULL, "heading of the table"},
-    {"suite", "out", CONFIG_STRING, "runs/suite", 0, 0, NULL, "folder of the runs, from the current folder"},
-    {"suite", "teacher", CONFIG_STRING, "", 0, 0, NULL, "configuration trained first, its best weights teach the runs"},
-    {"suite", "runs", CONFIG_STRING, NULL, 0, 0, NULL, "configurations, separated by commas, relative to the suite"},
+    {"suite", "out", CONFIG_STRING, "runs/suite", 0, 0, NULL,
+     "folder of the runs, from the current folder"},
+    {"suite", "teacher", CONFIG_STRING, "", 0, 0, NULL,
+     "configuration trained first, its best weights teach the runs"},
+    {"suite", "runs", CONFIG_STRING, NULL, 0, 0, NULL,
+     "configurations, separated by commas, relative to the suite"},
     {"suite", "seeds", CONFIG_INTS, "1", 0, 4294967295.0, NULL, "seeds of every run"},
-    {"suite", "teacher_per_seed", CONFIG_BOOL, "true", 0, 0, NULL, "train a teacher for every seed, or one for all"},
+    {"suite", "teacher_per_seed", CONFIG_BOOL, "true", 0, 0, NULL,
+     "train a teacher for every seed, or one for all"},
 };
 
 typedef struct {
@@ -49,7 +53,8 @@ static Err *parse_seeds(const char *text, Suite *suite)
         char *end;
         const long long seed = strtoll(at, &end, 10);
         if (end == at || seed < 0 || (*end && *end != ',') || suite->n_seeds == SUITE_MAX_SEEDS) {
-            return err_new(EXIT_USAGE_ERR, "--seeds %s: whole numbers with commas are needed (at most %d)", text,
+            return err_new(EXIT_USAGE_ERR,
+                           "--seeds %s: whole numbers with commas are needed (at most %d)", text,
                            SUITE_MAX_SEEDS);
         }
         suite->seeds[suite->n_seeds++] = seed;
@@ -93,7 +98,8 @@ static Err *read_rows(Suite *suite, const char *path)
     char *runs = xstrdup(config_str(c, "suite", "runs"));
     Err *err = NULL;
     char *save = NULL;
-    for (char *name = strtok_r(runs, ", \t", &save); name && !err; name = strtok_r(NULL, ", \t", &save)) {
+    for (char *name = strtok_r(runs, ", \t", &save); name && !err;
+         name = strtok_r(NULL, ", \t", &save)) {
         err = add_row(suite, path, name);
     }
     free(runs);
@@ -113,14 +119,16 @@ static Err *parse_suite(int argc, char **argv, Suite *suite)
         } else if (option == 's') {
             seeds = optarg;
         } else {
-            return err_new(EXIT_USAGE_ERR, "usage: cudistill suite SUITE.ini [--out DIR] [--seeds 1,2,3]");
+            return err_new(EXIT_USAGE_ERR,
+                           "usage: cudistill suite SUITE.ini [--out DIR] [--seeds 1,2,3]");
         }
     }
     if (optind != argc - 1) {
         return err_new(EXIT_USAGE_ERR, "suite takes one file, for example configs/quickstart.ini");
     }
     const char *path = argv[optind];
-    TRY(config_load(suite_schema, sizeof suite_schema / sizeof suite_schema[0], path, NULL, 0, &suite->config));
+    TRY(config_load(suite_schema, sizeof suite_schema / sizeof suite_schema[0], path, NULL, 0,
+                    &suite->config));
     if (!suite->out) {
         suite->out = config_str(suite->config, "suite", "out");
     }
@@ -130,7 +138,8 @@ static Err *parse_suite(int argc, char **argv, Suite *suite)
     }
     const int64_t *from = config_ints(suite->config, "suite", "seeds", &suite->n_seeds);
     if (suite->n_seeds == 0 || suite->n_seeds > SUITE_MAX_SEEDS) {
-        return err_new(EXIT_CONFIG_ERR, "%s: suite.seeds needs 1 to %d numbers", path, SUITE_MAX_SEEDS);
+        return err_new(EXIT_CONFIG_ERR, "%s: suite.seeds needs 1 to %d numbers", path,
+                       SUITE_MAX_SEEDS);
     }
     memcpy(suite->seeds, from, suite->n_seeds * sizeof *from);
     return NULL;
@@ -208,8 +217,8 @@ static void mean_and_sd(const double *values, int n, double *mean, double *sd)
 static void print_table(const Suite *suite)
 {
     const char *title = config_str(suite->config, "suite", "title");
-    printf("\n%s\n%-28s %3s  %-16s  %-16s  %8s\n", title[0] ? title : suite->out, "run", "n", "last top-1 %",
-           "best top-1 %", "s/run");
+    printf("\n%s\n%-28s %3s  %-16s  %-16s  %8s\n", title[0] ? title : suite->out, "run", "n",
+           "last top-1 %", "best top-1 %", "s/run");
     for (int r = 0; r < suite->n_rows; r++) {
         const SuiteRow *row = &suite->rows[r];
         if (row->n == 0) {
@@ -221,8 +230,8 @@ static void print_table(const Suite *suite)
         double best_sd;
         mean_and_sd(row->last, row->n, &last, &last_sd);
         mean_and_sd(row->best, row->n, &best, &best_sd);
-        printf("%-28s %3d  %6.2f +- %5.2f  %6.2f +- %5.2f  %8.1f\n", row->label, row->n, last, last_sd, best, best_sd,
-               row->seconds / row->n);
+        printf("%-28s %3d  %6.2f +- %5.2f  %6.2f +- %5.2f  %8.1f\n", row->label, row->n, last,
+               last_sd, best, best_sd, row->seconds / row->n);
     }
     printf("+- is the standard deviation over seeds. Folders: %s/\n", suite->out);
 }

@@ -39,7 +39,8 @@ static void run_step(Run *run, const Batch *batch)
     exec_write(run->step, "labels", batch->labels, batch->n * sizeof *batch->labels);
     for (int i = 0; i < run->objective.program.n_phases; i++) {
         const Phase *phase = &run->objective.program.phases[i];
-        CHECK(phase->source == BATCH_STREAM && phase->batch == 0, "phase %s: no such batch here", phase->name);
+        CHECK(phase->source == BATCH_STREAM && phase->batch == 0, "phase %s: no such batch here",
+              phase->name);
         if (run->state.step % phase->every != 0) {
             continue;
         }
@@ -70,13 +71,14 @@ static Err *account(Run *run, Pace *pace, long images)
     }
     run->state.nonfinite_total++;
     run->state.nonfinite_streak++;
-    log_warn("step %ld: the gradient is not finite (%.0f elements), update skipped", run->state.step,
-             (double)grad_stats[1]);
+    log_warn("step %ld: the gradient is not finite (%.0f elements), update skipped",
+             run->state.step, (double)grad_stats[1]);
     if (run->state.nonfinite_streak < run->settings->max_nonfinite) {
         return NULL;
     }
-    return err_new(EXIT_NOT_FINITE, "%d updates in a row had a gradient that is not finite, up to step %ld: lower "
-                                    "optim.lr (now %g), set optim.clip_grad, or use train.precision = fp32",
+    return err_new(EXIT_NOT_FINITE,
+                   "%d updates in a row had a gradient that is not finite, up to step %ld: lower "
+                   "optim.lr (now %g), set optim.clip_grad, or use train.precision = fp32",
                    run->state.nonfinite_streak, run->state.step, (double)run->hyper[HYPER_LR]);
 }
 
@@ -89,19 +91,20 @@ static Err *progress(Run *run, Pace *pace)
     }
     const Meter *m = &pace->interval;
     const double rows = m->sums[SUM_ROWS];
-    log_info("epoch %u/%d  step %ld  loss %.4f  top-1 %.2f %%  lr %.5f  %.0f img/s", run->state.epoch + 1,
-             run->settings->schedule.epochs, run->state.step, m->sums[SUM_LOSS] / rows,
-             100.0 * m->sums[SUM_TOP1] / rows, (double)run->hyper[HYPER_LR],
-             (double)pace->interval_images / seconds);
-    Err *err = metrics_step(run->metrics, run->state.step, (int)run->state.epoch + 1, (double)run->hyper[HYPER_LR],
-                            m, run->objective.spec.n_terms);
+    log_info("epoch %u/%d  step %ld  loss %.4f  top-1 %.2f %%  lr %.5f  %.0f img/s",
+             run->state.epoch + 1, run->settings->schedule.epochs, run->state.step,
+             m->sums[SUM_LOSS] / rows, 100.0 * m->sums[SUM_TOP1] / rows,
+             (double)run->hyper[HYPER_LR], (double)pace->interval_images / seconds);
+    Err *err = metrics_step(run->metrics, run->state.step, (int)run->state.epoch + 1,
+                            (double)run->hyper[HYPER_LR], m, run->objective.spec.n_terms);
     meter_reset(&pace->interval);
     pace->interval_images = 0;
     pace->last_line = now;
     return err;
 }
 
-static void fill_record(const Run *run, const EvalResult *eval, double images_per_s, EpochRecord *record)
+static void fill_record(const Run *run, const EvalResult *eval, double images_per_s,
+                        EpochRecord *record)
 {
     const Meter *m = &run->state.epoch_meter;
     const double rows = m->sums[SUM_ROWS] > 0 ? m->sums[SUM_ROWS] : 1.0;
@@ -134,8 +137,9 @@ static Err *end_epoch(Run *run, bool ended)
     const int epoch = (int)st->epoch + 1;
     const bool final = epoch == s->schedule.epochs || st->step == s->max_steps;
     const bool due = epoch % s->eval_every == 0 || final;
-    const double images_per_s =
-        st->epoch_meter.seconds > 0 ? st->epoch_meter.sums[SUM_ROWS] / st->epoch_meter.seconds : 0.0;
+    const double images_per_s = st->epoch_meter.seconds > 0
+                                    ? st->epoch_meter.sums[SUM_ROWS] / st->epoch_meter.seconds
+                                    : 0.0;
     EvalResult eval;
     EpochRecord record;
     if (due) {
@@ -154,9 +158,9 @@ static Err *end_epoch(Run *run, bool ended)
         TRY(run_save_student(run, s->out, "student_best.safetensors"));
     }
     if (due) {
-        log_info("epoch %d/%d  train loss %.4f  test top-1 %.2f %%  top-5 %.2f %%%s  %.0f img/s", epoch,
-                 s->schedule.epochs, record.train_loss, eval.top1, eval.top5, record.best ? "  best" : "",
-                 images_per_s);
+        log_info("epoch %d/%d  train loss %.4f  test top-1 %.2f %%  top-5 %.2f %%%s  %.0f img/s",
+                 epoch, s->schedule.epochs, record.train_loss, eval.top1, eval.top5,
+                 record.best ? "  best" : "", images_per_s);
     }
     if (ended) {
         st->epoch++;
@@ -173,7 +177,8 @@ static bool checkpoint_due(const Run *run, bool epoch_ended)
 }
 
 /* One batch from arrival to evaluation. *stop is set at the end of training. */
-static Err *train_batch(Run *run, const Batch *batch, Pace *pace, double wait_s, bool *epoch_ended, bool *stop)
+static Err *train_batch(Run *run, const Batch *batch, Pace *pace, double wait_s, bool *epoch_ended,
+                        bool *stop)
 {
     const Settings *s = run->settings;
     RunState *st = &run->state;
@@ -217,8 +222,9 @@ static Err *save_if_due(Run *run, bool epoch_ended, bool must)
     if (must || run->save_failures >= run->settings->max_save_failures) {
         return err;
     }
-    log_warn("step %ld: checkpoint not written (%d of %d failures allowed in a row): %s", run->state.step,
-             run->save_failures, run->settings->max_save_failures - 1, err->message);
+    log_warn("step %ld: checkpoint not written (%d of %d failures allowed in a row): %s",
+             run->state.step, run->save_failures, run->settings->max_save_failures - 1,
+             err->message);
     err_free(err);
     return NULL;
 }
@@ -226,7 +232,8 @@ static Err *save_if_due(Run *run, bool epoch_ended, bool must)
 static bool finished(const Run *run)
 {
     const Settings *s = run->settings;
-    return (int)run->state.epoch >= s->schedule.epochs || (s->max_steps > 0 && run->state.step >= s->max_steps);
+    return (int)run->state.epoch >= s->schedule.epochs ||
+           (s->max_steps > 0 && run->state.step >= s->max_steps);
 }
 
 Err *train(Run *run)
@@ -241,11 +248,13 @@ Err *train(Run *run)
         }
         bool epoch_ended;
         TRY(train_batch(run, batch, &pace, now_s() - asked, &epoch_ended, &stop));
-        const int signal = signals_pending(); /* looked at once, so that what is saved and what is said agree */
+        const int signal =
+            signals_pending(); /* looked at once, so that what is saved and what is said agree */
         TRY(save_if_due(run, epoch_ended, stop || signal));
         if (signal && !stop) {
-            return err_new(signals_exit_code(signal), "stopped by signal %d at step %ld: checkpoint written, run the "
-                                                      "same command again to resume",
+            return err_new(signals_exit_code(signal),
+                           "stopped by signal %d at step %ld: checkpoint written, run the "
+                           "same command again to resume",
                            signal, run->state.step);
         }
     }
@@ -255,15 +264,16 @@ Err *train(Run *run)
 static Err *write_result(const Run *run)
 {
     const RunState *s = &run->state;
-    char *text = xformat("{\"name\": \"%s\", \"seed\": %llu, \"student\": \"%s\", \"teacher\": \"%s\", "
-                         "\"last_top1\": %.4f, \"last_top5\": %.4f, \"best_top1\": %.4f, \"best_epoch\": %u, "
-                         "\"teacher_top1\": %.4f, \"steps\": %ld, \"train_seconds\": %.2f, \"images_per_s\": %.1f, "
-                         "\"nonfinite_steps\": %ld}\n",
-                         run->settings->name, (unsigned long long)run->settings->seed, run->settings->student_model,
-                         run->settings->teacher_model ? run->settings->teacher_model : "", s->last_top1,
-                         s->last_top5, s->best_top1, s->best_epoch, s->teacher_top1, s->step, s->train_seconds,
-                         s->train_seconds > 0 ? (double)s->train_images / s->train_seconds : 0.0,
-                         s->nonfinite_total);
+    char *text = xformat(
+        "{\"name\": \"%s\", \"seed\": %llu, \"student\": \"%s\", \"teacher\": \"%s\", "
+        "\"last_top1\": %.4f, \"last_top5\": %.4f, \"best_top1\": %.4f, \"best_epoch\": %u, "
+        "\"teacher_top1\": %.4f, \"steps\": %ld, \"train_seconds\": %.2f, \"images_per_s\": %.1f, "
+        "\"nonfinite_steps\": %ld}\n",
+        run->settings->name, (unsigned long long)run->settings->seed, run->settings->student_model,
+        run->settings->teacher_model ? run->settings->teacher_model : "", s->last_top1,
+        s->last_top5, s->best_top1, s->best_epoch, s->teacher_top1, s->step, s->train_seconds,
+        s->train_seconds > 0 ? (double)s->train_images / s->train_seconds : 0.0,
+        s->nonfinite_total);
     char *path = path_join(run->settings->out, "result.json");
     Err *err = file_write_atomic(path, text, strlen(text));
     free(path);
@@ -276,16 +286,16 @@ static Err *finish(Run *run, RunResult *result)
     TRY(run_save_student(run, run->settings->out, "student_last.safetensors"));
     const RunState *s = &run->state;
     if (result) {
-        *result = (RunResult){.best_top1 = s->best_top1,
-                              .last_top1 = s->last_top1,
-                              .last_top5 = s->last_top5,
-                              .teacher_top1 = s->teacher_top1,
-                              .best_epoch = s->best_epoch,
-                              .epochs = s->epoch,
-                              .train_seconds = s->train_seconds,
-                              .images_per_s =
-                                  s->train_seconds > 0 ? (double)s->train_images / s->train_seconds : 0.0,
-                              .steps = s->step};
+        *result = (RunResult){
+            .best_top1 = s->best_top1,
+            .last_top1 = s->last_top1,
+            .last_top5 = s->last_top5,
+            .teacher_top1 = s->teacher_top1,
+            .best_epoch = s->best_epoch,
+            .epochs = s->epoch,
+            .train_seconds = s->train_seconds,
+            .images_per_s = s->train_seconds > 0 ? (double)s->train_images / s->train_seconds : 0.0,
+            .steps = s->step};
     }
     return write_result(run);
 }

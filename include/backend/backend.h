@@ -28,8 +28,8 @@ void choices_free(Choices *choices);
 /* What run() gets besides the step: arena bases (momentum and the optimizer's needs beside the plan's arenas). */
 typedef struct {
     void *arena[ARENA_COUNT];
-    void *moment;   /* ARENA_WEIGHT's layout, fp32 */
-    bool grad_add;  /* writes to GRAD tensors add (gradient mode of the phase) */
+    void *moment;  /* ARENA_WEIGHT's layout, fp32 */
+    bool grad_add; /* writes to GRAD tensors add (gradient mode of the phase) */
 } RunArgs;
 
 /* A node prepared for one batch size. `workspace` bytes of ARENA_WORKSPACE are its own while it runs. */
@@ -43,38 +43,40 @@ typedef struct {
 } Step;
 
 typedef struct {
-    char name[64];     /* "AMD EPYC", "NVIDIA H200" */
-    char library[64];  /* "oneDNN 2.6.3, avx512_core_bf16" */
+    char name[64];    /* "AMD EPYC", "NVIDIA H200" */
+    char library[64]; /* "oneDNN 2.6.3, avx512_core_bf16" */
     int threads;
-    bool bf16, fp16;   /* usable and worth it */
+    bool bf16, fp16; /* usable and worth it */
 } DeviceInfo;
 
 typedef struct Backend Backend;
 struct Backend {
     const char *name; /* "ref", "cpu", "cuda" */
     void *state;
-    Choices *choices; /* borrowed; may be NULL: nothing is timed, first candidate that works is taken */
+    Choices
+        *choices; /* borrowed; may be NULL: nothing is timed, first candidate that works is taken */
     bool deterministic;
 
     void (*close)(Backend *);
     void (*info)(Backend *, DeviceInfo *);
-    void *(*alloc)(Backend *, MemKind, size_t bytes); /* 64-byte aligned, zeroed; NULL when memory is out */
+    void *(*alloc)(Backend *, MemKind,
+                   size_t bytes); /* 64-byte aligned, zeroed; NULL when memory is out */
     void (*free)(Backend *, MemKind, void *);
     void (*upload)(Backend *, Queue, void *dst, const void *src, size_t bytes);
     void (*download)(Backend *, Queue, void *dst, const void *src, size_t bytes);
     void (*fill)(Backend *, Queue, void *dst, int byte, size_t bytes);
 
     bool (*accepts)(Backend *, const FuseCandidate *);
-    Err *(*prepare)(Backend *, Step *);        /* fills priv, workspace, packs, or says why not */
+    Err *(*prepare)(Backend *, Step *); /* fills priv, workspace, packs, or says why not */
     void (*release)(Backend *, Step *);
     void (*pack)(Backend *, Queue, const Step *, const RunArgs *);
     void (*run)(Backend *, Queue, const Step *, const RunArgs *);
 
-    int (*event)(Backend *);                    /* a new event */
+    int (*event)(Backend *); /* a new event */
     void (*record)(Backend *, Queue, int event);
     void (*wait)(Backend *, Queue, int event);
-    void (*sync)(Backend *, Queue);             /* the host waits for the queue */
-    void (*capture_begin)(Backend *, Queue);    /* NULL where there is nothing to gain */
+    void (*sync)(Backend *, Queue);          /* the host waits for the queue */
+    void (*capture_begin)(Backend *, Queue); /* NULL where there is nothing to gain */
     int (*capture_end)(Backend *, Queue);
     void (*replay)(Backend *, Queue, int captured);
 };
@@ -94,12 +96,13 @@ static inline const Node *step_node(const Step *step)
 }
 
 typedef struct {
-    int threads;        /* 0 = as the environment says */
-    bool queue_threads; /* ref and cpu: every queue is a thread of its own, with random delays (tests) */
+    int threads; /* 0 = as the environment says */
+    bool
+        queue_threads; /* ref and cpu: every queue is a thread of its own, with random delays (tests) */
     uint64_t delay_seed;
     Choices *choices;
     bool deterministic;
-    const char *isa;    /* cpu: cap for tests ("avx2", "avx512_core", NULL = best) */
+    const char *isa; /* cpu: cap for tests ("avx2", "avx512_core", NULL = best) */
 } BackendOptions;
 
 /* name: "ref", "cpu" or "cuda". EXIT_NO_DEVICE with the reason when it cannot be had. */

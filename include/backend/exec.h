@@ -15,10 +15,12 @@ typedef struct {
     unsigned fusion_off; /* bit p switches FusePattern p off */
     const int *ladder;   /* batch sizes besides the graph's own, e.g. {16}; NULL = none */
     int ladder_count;
-    bool poison;         /* before every run ACT and WORKSPACE are filled with NaN bytes: reading what was never written shows */
-    bool time_steps;     /* exec_report has seconds per step */
-    bool check_plan;     /* run plan_check; on by default in tests and debug builds */
-    bool shared_scratch; /* the caller binds ACT and WORKSPACE (exec_bind, at least exec_bytes each) */
+    bool
+        poison; /* before every run ACT and WORKSPACE are filled with NaN bytes: reading what was never written shows */
+    bool time_steps; /* exec_report has seconds per step */
+    bool check_plan; /* run plan_check; on by default in tests and debug builds */
+    bool
+        shared_scratch; /* the caller binds ACT and WORKSPACE (exec_bind, at least exec_bytes each) */
 } ExecOptions;
 
 /* Takes a copy of the graph (fusion works on the copy; the caller's stays as built). Errors: a step the backend cannot
@@ -41,7 +43,7 @@ void exec_write(Exec *exec, const char *name, const void *data, size_t bytes);
 void exec_read(Exec *exec, const char *name, void *data, size_t bytes);
 
 typedef struct {
-    int rows;       /* rows of this batch: the smallest rung >= rows runs; rows_valid (if the graph has it) is set to rows */
+    int rows; /* rows of this batch: the smallest rung >= rows runs; rows_valid (if the graph has it) is set to rows */
     bool grad_add;  /* gradient mode add (else write) */
     bool bn_update; /* BN_RUNNING steps run */
     float scale;    /* value of the `scale` input (if the graph has it) */

@@ -13,10 +13,12 @@ typedef void (*QueueTask)(void *context, const void *data);
 Queues *queues_open(int count, bool threaded, uint64_t delay_seed);
 void queues_close(Queues *queues); /* finishes what was submitted */
 /* Copies data_bytes (at most 512) of `data`, calls task(context, copy) in queue order. */
-void queues_submit(Queues *queues, int queue, QueueTask task, void *context, const void *data, int data_bytes);
+void queues_submit(Queues *queues, int queue, QueueTask task, void *context, const void *data,
+                   int data_bytes);
 int queues_event(Queues *queues);
 void queues_record(Queues *queues, int queue, int event);
-void queues_wait(Queues *queues, int queue, int event); /* for the last record submitted before this call */
+void queues_wait(Queues *queues, int queue,
+                 int event); /* for the last record submitted before this call */
 void queues_sync(Queues *queues, int queue);
 
 #endif

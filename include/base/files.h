@@ -16,7 +16,8 @@ typedef struct {
 Err *file_map(const char *path, FileMap *out); /* read-only; EXIT_NO_INPUT when absent */
 void file_unmap(FileMap *map);                 /* accepts a zeroed map */
 
-Err *file_read_text(const char *path, size_t max_bytes, char **out); /* NUL-terminated; caller frees */
+Err *file_read_text(const char *path, size_t max_bytes,
+                    char **out); /* NUL-terminated; caller frees */
 /* Writes a sibling temporary file, fsyncs, renames over `path`, fsyncs the folder. On error nothing is left behind
  * and an older `path` is untouched. */
 Err *file_write_atomic(const char *path, const void *data, size_t size);

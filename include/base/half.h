@@ -21,7 +21,8 @@ static inline bf16 bf16_from_float(float x)
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-    const uint32_t nan = (bits >> 16) | 0x40u; /* quiet: truncation could turn a NaN into infinity */
+    const uint32_t nan =
+        (bits >> 16) | 0x40u; /* quiet: truncation could turn a NaN into infinity */
     return (bf16)((bits & 0x7FFFFFFFu) > 0x7F800000u ? nan : rounded);
 }
 

@@ -34,9 +34,10 @@ typedef struct {
 
 Rng rng_make(uint64_t seed, uint32_t epoch, uint64_t sample, RngPurpose purpose);
 uint32_t rng_u32(Rng *rng);
-uint32_t rng_below(Rng *rng, uint32_t bound); /* uniform in [0, bound), exact (rejection); bound > 0 */
-float rng_uniform(Rng *rng);                  /* [0, 1), 24 bits */
-double rng_normal(Rng *rng);                  /* mean 0, deviation 1 (Box-Muller, one of each pair) */
+uint32_t rng_below(Rng *rng,
+                   uint32_t bound); /* uniform in [0, bound), exact (rejection); bound > 0 */
+float rng_uniform(Rng *rng);        /* [0, 1), 24 bits */
+double rng_normal(Rng *rng);        /* mean 0, deviation 1 (Box-Muller, one of each pair) */
 
 /* order[0..n) becomes a permutation of 0..n-1, a function of (seed, epoch) alone. */
 void rng_permutation(uint64_t seed, uint32_t epoch, uint32_t *order, uint32_t n);

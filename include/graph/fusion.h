@@ -9,14 +9,14 @@
 #include "graph/graph.h"
 
 typedef enum {
-    FUSE_FOLD_BN,        /* inference: conv (its only consumer) -> BN_APPLY with coef of BN_INFER becomes
+    FUSE_FOLD_BN,   /* inference: conv (its only consumer) -> BN_APPLY with coef of BN_INFER becomes
                             FOLD_BN(w) [weights stage] + conv with bias */
-    FUSE_CONV_RELU,      /* conv+bias -> relu */
-    FUSE_CONV_ADD,       /* conv+bias -> add(., r) [-> relu]: residual in the epilogue */
-    FUSE_BN_RELU,        /* BN_APPLY -> relu */
-    FUSE_BN_ADD_RELU,    /* BN_APPLY -> add -> relu */
-    FUSE_ADD_RELU,       /* add -> relu */
-    FUSE_BWD_RELU_BN,    /* RELU_BWD -> BN_REDUCE, BN_DX: mask from y, dz never stored (only consumers) */
+    FUSE_CONV_RELU, /* conv+bias -> relu */
+    FUSE_CONV_ADD,  /* conv+bias -> add(., r) [-> relu]: residual in the epilogue */
+    FUSE_BN_RELU,   /* BN_APPLY -> relu */
+    FUSE_BN_ADD_RELU, /* BN_APPLY -> add -> relu */
+    FUSE_ADD_RELU,    /* add -> relu */
+    FUSE_BWD_RELU_BN, /* RELU_BWD -> BN_REDUCE, BN_DX: mask from y, dz never stored (only consumers) */
     FUSE_BWD_ADD_RELU_BN, /* [ADD ->] RELU_BWD -> BN_REDUCE writing dz, where dz has other consumers (a residual
                              branch) or an ADD goes in; preferred to FUSE_BWD_RELU_BN where both match */
     FUSE_COUNT
@@ -24,8 +24,8 @@ typedef enum {
 
 typedef struct {
     FusePattern pattern;
-    int node;    /* the first node of the group */
-    DType dtype; /* of the activations */
+    int node;       /* the first node of the group */
+    DType dtype;    /* of the activations */
     int n, h, w, c; /* shape of the group's main tensor */
 } FuseCandidate;
 

@@ -21,8 +21,8 @@ enum { NODE_MAX_IN = 16, NODE_MAX_OUT = 4, NAME_MAX_LEN = PARAM_NAME_MAX };
 
 /* Inputs in slot order; [x] = optional, -1 when absent. "F" marks forms that only fusion makes. */
 typedef enum {
-    OP_IMAGE,       /* (u8 [n,h,w,3]) -> y [n,h,w,c>=3]: (u8/255 - mean)/std, channels 3.. zero */
-    OP_CONV,        /* (x, w, [bias], [residual] F) -> y; attr.conv.relu F: y = relu(conv + bias + residual) */
+    OP_IMAGE, /* (u8 [n,h,w,3]) -> y [n,h,w,c>=3]: (u8/255 - mean)/std, channels 3.. zero */
+    OP_CONV, /* (x, w, [bias], [residual] F) -> y; attr.conv.relu F: y = relu(conv + bias + residual) */
     OP_CONV_DGRAD,  /* (dy, w) -> dx */
     OP_CONV_WGRAD,  /* (x, dy) -> dw (GRAD) */
     OP_BIAS_GRAD,   /* (dy) -> db (GRAD): sum over n,h,w of the valid rows */
@@ -30,29 +30,29 @@ typedef enum {
     OP_BN_FINALIZE, /* (sums, gamma, beta) -> coef */
     OP_BN_RUNNING,  /* (sums, running_mean, running_var) -> (running_mean, running_var), in place */
     OP_BN_INFER,    /* (gamma, beta, running_mean, running_var) -> coef */
-    OP_BN_APPLY,    /* (x, coef, [residual] F, [rows_valid]) -> y = x*scale + shift (+ residual) (relu if attr.bn.relu F);
+    OP_BN_APPLY, /* (x, coef, [residual] F, [rows_valid]) -> y = x*scale + shift (+ residual) (relu if attr.bn.relu F);
                        rows beyond rows_valid become zero */
-    OP_BN_REDUCE,   /* (dy, x, coef, rows_valid, [dy2] F, [y] F) -> (sums, [dz] F);
+    OP_BN_REDUCE, /* (dy, x, coef, rows_valid, [dy2] F, [y] F) -> (sums, [dz] F);
                        dz = (dy + dy2) * [y > 0] where y is given, zero beyond rows_valid, rounded to
                        its type before it is summed where it is stored; sums over the valid rows */
-    OP_BN_DPARAM,   /* (sums) -> (dgamma, dbeta) (GRAD) */
-    OP_BN_DX,       /* (dz, x, coef, sums, rows_valid, [y] F) -> dx = scale*(dz' - sum_dz/count - xhat*sum_dzx/count),
+    OP_BN_DPARAM, /* (sums) -> (dgamma, dbeta) (GRAD) */
+    OP_BN_DX, /* (dz, x, coef, sums, rows_valid, [y] F) -> dx = scale*(dz' - sum_dz/count - xhat*sum_dzx/count),
                        dz' = dz*[y>0] where y is given; zero beyond rows_valid. attr.bn.frozen: dx = scale*dz', no sums */
-    OP_RELU,        /* (x) -> y */
-    OP_RELU_BWD,    /* (dy, y) -> dx = dy*[y>0] */
-    OP_ADD,         /* (a, b) -> y (relu if attr.bn.relu F) */
-    OP_AVGPOOL,     /* (x) -> y; attr.pool; divides by kernel^2 (count_include_pad) */
-    OP_AVGPOOL_BWD, /* (dy) -> dx */
-    OP_MAXPOOL,     /* (x) -> (y, index u8: position in the window, first of ties) */
-    OP_MAXPOOL_BWD, /* (dy, index) -> dx */
-    OP_LINEAR,      /* (x [n,1,1,i], w, [bias]) -> y [n,1,1,o] */
+    OP_RELU,         /* (x) -> y */
+    OP_RELU_BWD,     /* (dy, y) -> dx = dy*[y>0] */
+    OP_ADD,          /* (a, b) -> y (relu if attr.bn.relu F) */
+    OP_AVGPOOL,      /* (x) -> y; attr.pool; divides by kernel^2 (count_include_pad) */
+    OP_AVGPOOL_BWD,  /* (dy) -> dx */
+    OP_MAXPOOL,      /* (x) -> (y, index u8: position in the window, first of ties) */
+    OP_MAXPOOL_BWD,  /* (dy, index) -> dx */
+    OP_LINEAR,       /* (x [n,1,1,i], w, [bias]) -> y [n,1,1,o] */
     OP_LINEAR_DGRAD, /* (dy, w) -> dx */
     OP_LINEAR_WGRAD, /* (x, dy) -> dw (GRAD) */
-    OP_CAST,        /* (x) -> y of another dtype */
-    OP_FOLD_BN,     /* (w, [bias], gamma, beta, running_mean, running_var) -> (w', b'): w*scale[o], (bias-mean)*scale+beta */
-    OP_DISTILL,     /* distill_spec.h */
-    OP_GRAD_NORM,   /* () -> stats F32 [1,1,1,2]: sum of squares of ARENA_GRAD, count of non-finite gradients; fixed order */
-    OP_SGD,         /* (hyper F32 [1,1,1,HYPER_COUNT], [stats]) : updates ARENA_WEIGHT and ARENA_MOMENT from ARENA_GRAD */
+    OP_CAST,         /* (x) -> y of another dtype */
+    OP_FOLD_BN, /* (w, [bias], gamma, beta, running_mean, running_var) -> (w', b'): w*scale[o], (bias-mean)*scale+beta */
+    OP_DISTILL, /* distill_spec.h */
+    OP_GRAD_NORM, /* () -> stats F32 [1,1,1,2]: sum of squares of ARENA_GRAD, count of non-finite gradients; fixed order */
+    OP_SGD, /* (hyper F32 [1,1,1,HYPER_COUNT], [stats]) : updates ARENA_WEIGHT and ARENA_MOMENT from ARENA_GRAD */
     OP_COUNT
 } Op;
 
@@ -60,8 +60,17 @@ typedef enum {
  * decays); v = MOMENTUM*v + (1-DAMPENING)*g' (v = g' when FIRST is not 0); w -= LR*(NESTEROV ? g' + MOMENTUM*v : v).
  * clip = min(1, CLIP_NORM/(norm+1e-6)) when CLIP_NORM > 0, norm = GRAD_SCALE*sqrt(stats[0]). When stats[1] > 0 nothing is
  * written: the step is skipped. */
-enum { HYPER_LR, HYPER_MOMENTUM, HYPER_DAMPENING, HYPER_NESTEROV, HYPER_WEIGHT_DECAY, HYPER_GRAD_SCALE, HYPER_CLIP_NORM,
-       HYPER_FIRST, HYPER_COUNT };
+enum {
+    HYPER_LR,
+    HYPER_MOMENTUM,
+    HYPER_DAMPENING,
+    HYPER_NESTEROV,
+    HYPER_WEIGHT_DECAY,
+    HYPER_GRAD_SCALE,
+    HYPER_CLIP_NORM,
+    HYPER_FIRST,
+    HYPER_COUNT
+};
 
 typedef enum {
     STAGE_STEP,   /* runs with every batch */
@@ -88,12 +97,12 @@ typedef struct {
 
 typedef struct {
     Op op;
-    Stage stage;   /* set by graph_assign_stages (plan_build calls it) */
-    int queue;     /* execution queue; g->queue when the node was added */
+    Stage stage; /* set by graph_assign_stages (plan_build calls it) */
+    int queue;   /* execution queue; g->queue when the node was added */
     int n_in, n_out;
     int in[NODE_MAX_IN], out[NODE_MAX_OUT]; /* tensor ids, -1 = absent */
-    bool accumulate; /* writes to GRAD tensors add: a parameter used twice */
-    bool backward;   /* appended by graph_backward */
+    bool accumulate;                        /* writes to GRAD tensors add: a parameter used twice */
+    bool backward;                          /* appended by graph_backward */
     union {
         ConvAttr conv;
         BnAttr bn;
@@ -118,7 +127,8 @@ typedef struct {
     DType dtype;
     int n, h, w, c;
     bool batched;
-    bool output;  /* result or tap: own memory in ARENA_PERSIST, no fusion hides it, no folding across it */
+    bool
+        output; /* result or tap: own memory in ARENA_PERSIST, no fusion hides it, no folding across it */
     int param;    /* index into Params, or -1 */
     int producer; /* node, or -1 */
 } Tensor;
@@ -133,17 +143,19 @@ typedef struct {
     DistillSpec *specs;
     int n_specs;
     size_t spec_capacity;
-    int batch;       /* n of batched tensors */
-    DType act;       /* activations */
-    DType math;      /* statistics, logits, losses, parameters: F32, or F64 in double graphs */
-    int queue;       /* given to nodes that are added */
+    int batch;  /* n of batched tensors */
+    DType act;  /* activations */
+    DType math; /* statistics, logits, losses, parameters: F32, or F64 in double graphs */
+    int queue;  /* given to nodes that are added */
     const Params *params;
 } Graph;
 
 const char *op_name(Op op);
 /* The input slot whose memory output 0 (`out` slot) may take over when that input dies at this node; -1 = none.
  * Elementwise ops only: each output element depends on the same element of that input. */
-int op_inplace_input(Op op, int out_slot, int candidate); /* candidate = 0,1,..: next possible input slot, -1 = no more */
+int op_inplace_input(
+    Op op, int out_slot,
+    int candidate); /* candidate = 0,1,..: next possible input slot, -1 = no more */
 /* Outputs that are the same tensor as an input, always (BN_RUNNING). */
 int op_alias_input(Op op, int out_slot); /* -1 = none */
 
@@ -164,21 +176,31 @@ void graph_output(Graph *g, int tensor, const char *name /* NULL keeps the name 
 
 /* --- builders; each returns the id of the (first) output tensor; shapes are inferred and CHECKed --- */
 int graph_input(Graph *g, const char *name, DType dtype, int n, int h, int w, int c, bool batched);
-int graph_param(Graph *g, int param);      /* one tensor per parameter; repeated calls give the same id */
+int graph_param(Graph *g,
+                int param); /* one tensor per parameter; repeated calls give the same id */
 int graph_param_grad(Graph *g, int param); /* likewise */
 /* Raw append: shape of outputs given. Used by gradient and fusion. */
-int graph_tensor(Graph *g, const char *name, TensorKind kind, DType dtype, int n, int h, int w, int c, bool batched);
-Node *graph_node(Graph *g, Op op, const char *name, int n_in, const int *in, int n_out, const int *out);
+int graph_tensor(Graph *g, const char *name, TensorKind kind, DType dtype, int n, int h, int w,
+                 int c, bool batched);
+Node *graph_node(Graph *g, Op op, const char *name, int n_in, const int *in, int n_out,
+                 const int *out);
 
 /* Shared per-step scalars, created on first use: rows_valid and scale, F32 [1] inputs of those names. */
 int graph_rows_valid(Graph *g);
 int graph_scale(Graph *g);
 
-int graph_image(Graph *g, const char *name, int u8_images, int channels, const float mean[3], const float std[3]);
-int graph_conv(Graph *g, const char *name, int x, int w_param, int bias_param /* -1 */, int stride, int pad, int groups);
-typedef enum { BN_TRAIN, BN_FROZEN_STATS /* batch statistics, running ones not updated */, BN_EVAL } BnMode;
+int graph_image(Graph *g, const char *name, int u8_images, int channels, const float mean[3],
+                const float std[3]);
+int graph_conv(Graph *g, const char *name, int x, int w_param, int bias_param /* -1 */, int stride,
+               int pad, int groups);
+typedef enum {
+    BN_TRAIN,
+    BN_FROZEN_STATS /* batch statistics, running ones not updated */,
+    BN_EVAL
+} BnMode;
 /* gamma, beta, running mean and variance are consecutive: bn_param, +1, +2, +3. */
-int graph_bn(Graph *g, const char *name, int x, int bn_param, BnMode mode, float eps, float momentum);
+int graph_bn(Graph *g, const char *name, int x, int bn_param, BnMode mode, float eps,
+             float momentum);
 int graph_relu(Graph *g, const char *name, int x);
 int graph_add(Graph *g, const char *name, int a, int b);
 int graph_avgpool(Graph *g, const char *name, int x, int kernel, int stride, int pad);
@@ -188,6 +210,7 @@ int graph_linear(Graph *g, const char *name, int x, int w_param, int bias_param)
 int graph_cast(Graph *g, const char *name, int x, DType dtype);
 /* in[]: DISTILL_IN_* ids (rows_valid, scale may be -1: the shared ones are used unless statistics_only). Returns the node
  * index; outputs are nodes[i].out[DISTILL_OUT_*], all marked as outputs except dz (absent when statistics_only). */
-int graph_distill(Graph *g, const char *name, const DistillSpec *spec, const int in[DISTILL_IN_COUNT]);
+int graph_distill(Graph *g, const char *name, const DistillSpec *spec,
+                  const int in[DISTILL_IN_COUNT]);
 
 #endif

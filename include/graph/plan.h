@@ -11,9 +11,9 @@
 #include "graph/graph.h"
 
 typedef struct {
-    bool no_reuse;   /* every tensor its own memory (off switch; same bits must come out) */
+    bool no_reuse; /* every tensor its own memory (off switch; same bits must come out) */
     bool no_inplace;
-    size_t align;    /* bytes; 0 = 64 */
+    size_t align; /* bytes; 0 = 64 */
 } PlanOptions;
 
 typedef struct {
@@ -37,8 +37,10 @@ typedef struct {
     int n_steps;
     int *weight_nodes; /* STAGE_WEIGHTS nodes in node order; their outputs lie in ARENA_PERSIST */
     int n_weight_nodes;
-    size_t arena_bytes[ARENA_COUNT]; /* ACT, PERSIST, IO: needed; the parameter arenas: from Params */
-    int *param_ready; /* per parameter: the step after which its gradient is complete, -1 = none; buckets come from it */
+    size_t
+        arena_bytes[ARENA_COUNT]; /* ACT, PERSIST, IO: needed; the parameter arenas: from Params */
+    int *
+        param_ready; /* per parameter: the step after which its gradient is complete, -1 = none; buckets come from it */
     size_t act_bytes_unshared; /* what ACT would take without reuse */
 } Plan;
 

@@ -22,12 +22,13 @@ typedef struct {
 /* Registers the parameters of both networks (either model may be NULL). Call once; then build graphs. */
 Err *nets_register(Params *params, const NetSpec *teacher, const NetSpec *student, int classes);
 /* Teacher (inference) + student (training) + distillation + gradient. teacher->model NULL: no teacher. */
-Err *nets_train_graph(const Params *params, const NetSpec *teacher, const NetSpec *student, int classes, int size,
-                      int batch, const DistillSpec *spec, BnMode bn, bool backward, Graph *out);
+Err *nets_train_graph(const Params *params, const NetSpec *teacher, const NetSpec *student,
+                      int classes, int size, int batch, const DistillSpec *spec, BnMode bn,
+                      bool backward, Graph *out);
 /* One network in inference, statistics of its logits against the labels. The network is the `z` (or, as_teacher, the `t`)
  * of OP_DISTILL. energy_temperature matters only as_teacher. */
-Err *nets_eval_graph(const Params *params, const NetSpec *net, const char *prefix, int classes, int size, int batch,
-                     bool as_teacher, float energy_temperature, Graph *out);
+Err *nets_eval_graph(const Params *params, const NetSpec *net, const char *prefix, int classes,
+                     int size, int batch, bool as_teacher, float energy_temperature, Graph *out);
 /* GRAD_NORM and SGD over the whole arena. */
 void nets_update_graph(const Params *params, DType act, bool decay_norm_bias, Graph *out);
 

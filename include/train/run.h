@@ -15,18 +15,18 @@
 
 /* What a checkpoint holds besides weights and momentum. Exact: doubles are written with 17 digits. */
 typedef struct {
-    long step;               /* finished */
-    uint32_t epoch;          /* from 0; where the next batch comes from */
-    uint32_t position;       /* samples of the epoch already used */
-    float theta[2];          /* energy thresholds */
+    long step;         /* finished */
+    uint32_t epoch;    /* from 0; where the next batch comes from */
+    uint32_t position; /* samples of the epoch already used */
+    float theta[2];    /* energy thresholds */
     bool has_theta;
-    int nonfinite_streak;    /* steps in a row whose update was skipped */
+    int nonfinite_streak; /* steps in a row whose update was skipped */
     long nonfinite_total;
-    Meter epoch_meter;       /* of the epoch in progress */
+    Meter epoch_meter;                                 /* of the epoch in progress */
     double best_top1, last_top1, last_top5, last_loss; /* percent; < 0: none yet */
     uint32_t best_epoch, last_epoch;                   /* from 1 */
-    double teacher_top1;     /* percent, < 0: no teacher */
-    double train_seconds;    /* wall time in training steps over all sessions of the run */
+    double teacher_top1;                               /* percent, < 0: no teacher */
+    double train_seconds; /* wall time in training steps over all sessions of the run */
     long train_images;
     char dataset_hash[DATASET_HASH_CHARS];
     char teacher_hash[DATASET_HASH_CHARS];

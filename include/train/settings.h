@@ -63,7 +63,8 @@ typedef struct {
 /* The schema, for `help` and for tests. */
 const ConfigKey *settings_schema(size_t *count);
 /* path may be NULL (defaults and overrides alone). All errors at once, EXIT_CONFIG_ERR, before anything is created. */
-Err *settings_load(const char *path, const char *const *overrides, size_t n_overrides, Settings *out);
+Err *settings_load(const char *path, const char *const *overrides, size_t n_overrides,
+                   Settings *out);
 void settings_free(Settings *settings);
 const char *precision_name(Precision precision);
 Err *precision_parse(const char *text, Precision *out);

@@ -26,7 +26,8 @@ void store_init(Store *store, const char *prefix, uint64_t seed);
 Err *store_load(Store *store, const char *prefix, const char *path, char *hash_out);
 /* safetensors with the ecosystem's names and metadata (key, value pairs, NULL-terminated); batches: the value of
  * num_batches_tracked. */
-Err *store_save(const Store *store, const char *prefix, const char *path, const char *const *metadata, int64_t batches);
+Err *store_save(const Store *store, const char *prefix, const char *path,
+                const char *const *metadata, int64_t batches);
 Err *store_save_moment(const Store *store, const char *prefix, const char *path);
 Err *store_load_moment(Store *store, const char *prefix, const char *path);
 
