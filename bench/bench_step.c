@@ -2,7 +2,8 @@
  * SGD, packing of the new weights; images lie in memory. The same step as
  * bench/peers/torch_step.py, same nets, batch and loss.
  *
- *     bench_step [--pair STUDENT:TEACHER] [--threads N] [--batch N] [--steps N] [--precision bf16|fp32] [--profile]
+ *     bench_step [--pair STUDENT:TEACHER] [--threads N] [--batch N] [--steps N]
+ *                [--precision bf16|fp32] [--profile]
  *
  * Prints one JSON line per pair: median img/s, its 10th and 90th percentile, processor time per
  * step (all threads), rate of the direct form's multiply-adds, growth of the resident set since the

@@ -1,7 +1,8 @@
 """Oracle of test_step_torch: training steps of PyTorch in double, in fp32 and (the first one) under bf16 autocast.
 
-usage: test_step_torch.py FOLDER key=value...       (the keys are the fields of the test's Case)
-reads  FOLDER/student.safetensors and teacher.safetensors, loaded strictly into the modules of zoo_torch.py.
+usage: test_step_torch.py FOLDER
+reads  from standard input a line "key=value ..." for each case (the keys are the fields of the test's Case), then
+       FOLDER/student.safetensors and teacher.safetensors, loaded strictly into the modules of zoo_torch.py.
 
 Standard output is a stream of records: name (128 bytes, NUL-padded), count (int64), the L2 distance of fp32 and of bf16
 from double (2 float64; negative where there is none), then `count` float64 values of the double run, tensors in the
@@ -248,4 +249,5 @@ class Oracle:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    Oracle(Case(sys.argv[1], sys.argv[2:])).run()
+    for line in sys.stdin:
+        Oracle(Case(sys.argv[1], line.split())).run()

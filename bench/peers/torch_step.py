@@ -26,8 +26,10 @@ import time
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--pair", action="append", choices=["resnet20:wrn_16_2", "resnet8x4:resnet32x4"],
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--pair", action="append",
+                        choices=["resnet20:wrn_16_2", "resnet8x4:resnet32x4"],
                         help="student:teacher, may be repeated (default: both)")
     parser.add_argument("--mode", action="append", choices=["eager", "compile"],
                         help="may be repeated (default: both)")
@@ -36,7 +38,8 @@ def parse_arguments():
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--warmup", type=int, default=8)
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
-    parser.add_argument("--profile", action="store_true", help="print the operators of ten steps by time instead")
+    parser.add_argument("--profile", action="store_true",
+                        help="print the operators of ten steps by time instead")
     return parser.parse_args()
 
 
@@ -66,7 +69,8 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(conv(inputs, outputs, 1, stride),
+                                            nn.BatchNorm2d(outputs))
 
     def forward(self, x):
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -162,8 +166,8 @@ def fold_batch_norm(net):
 def kd_loss(student, teacher, labels, temperature=4.0, weight_ce=0.1, weight_kd=0.9):
     student = student.float()
     teacher = teacher.float()
-    divergence = F.kl_div(F.log_softmax(student / temperature, dim=1), F.softmax(teacher / temperature, dim=1),
-                          reduction="batchmean")
+    divergence = F.kl_div(F.log_softmax(student / temperature, dim=1),
+                          F.softmax(teacher / temperature, dim=1), reduction="batchmean")
     return weight_ce * F.cross_entropy(student, labels) + weight_kd * temperature ** 2 * divergence
 
 
@@ -173,7 +177,8 @@ def make_step(pair, mode, precision):
     teacher = build(teacher_name).to(memory_format=torch.channels_last).eval()
     for parameter in teacher.parameters():
         parameter.requires_grad_(False)
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9,
+                                weight_decay=5e-4)
     if mode == "compile":
         teacher = torch.compile(fold_batch_norm(teacher).to(memory_format=torch.channels_last))
         student = torch.compile(student)
@@ -198,8 +203,8 @@ def measure(pair, mode, arguments, base_bytes):
     load = os.getloadavg()[0]
     torch.manual_seed(1)
     batches = 16
-    images = torch.randn(batches, arguments.batch, 3, 32, 32).to(torch.bfloat16 if arguments.precision == "bf16"
-                                                                   else torch.float32)
+    dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
+    images = torch.randn(batches, arguments.batch, 3, 32, 32).to(dtype)
     images = [batch.contiguous(memory_format=torch.channels_last) for batch in images]
     labels = torch.randint(0, 100, (batches, arguments.batch))
     step = make_step(pair, mode, arguments.precision)
@@ -211,9 +216,9 @@ def measure(pair, mode, arguments, base_bytes):
         with torch.profiler.profile(record_shapes=True) as profile:
             for index in range(10):
                 step(images[index % batches], labels[index % batches])
-        print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60))
-        print(profile.key_averages(group_by_input_shape=True).table(sort_by="self_cpu_time_total", row_limit=50,
-                                                                    max_name_column_width=40))
+        print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
+        by_shape = profile.key_averages(group_by_input_shape=True)
+        print(by_shape.table(sort_by="self_cpu_time_total", row_limit=50))
         return
     seconds = []
     used = time.process_time()

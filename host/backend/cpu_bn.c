@@ -2,6 +2,7 @@
  * multiple of CPU_BLOCK (channels repeated), split over threads in equal parts; pixels left over at
  * the end are handled by scalar loops. Sums are combined thread by thread, so they repeat exactly
  * at one thread count.
+ *
  * Bytes moved (e = bytes of an element, P pixels, C channels): statistics e*P*C; apply 2e*P*C
  * (+e*P*C residual); reduce 2e*P*C (+ mask, second gradient, dz); dx 3e*P*C. Where y is relu(bn(x))
  * the mask is computed again from x instead of reading y. */

@@ -33,8 +33,7 @@ struct DnnlConv {
     dnnl_primitive_t reorder_add; /* unpack that adds; NULL for pack */
     dnnl_memory_t plain, packed;  /* weights: OHWI fp32, and the implementation's layout */
     dnnl_memory_t x, y, bias, residual, scratchpad;
-    void *
-        weights; /* the packed weights; NULL for weight gradients, which pass through the workspace */
+    void *weights;   /* packed; NULL for weight gradients, which pass through the workspace */
     float *expanded; /* weights with padding channels of zeros; NULL where there are none */
     size_t packed_bytes, scratch_bytes, y_bytes;
 };

@@ -1,6 +1,7 @@
-/* Weight gradient of a 3x3 convolution in Winograd's form: the transpose of F(2x2, 3x3), dg = G^T
- * [sum over tiles of (A dy A^T) . (B^T d B)] G, with 16 products a tile where the direct form takes
- * 36.
+/* Weight gradient of a 3x3 convolution in Winograd's form: the transpose of F(2x2, 3x3),
+ * dg = G^T [sum over tiles of (A dy A^T) . (B^T d B)] G,
+ * with 16 products a tile where the direct form takes 36.
+ *
  * Each thread takes a part of the rows of tiles. A few rows at a time are transformed (bf16, two
  * neighbouring tiles interleaved, as the CPU's pairwise product wants them) and multiplied onto the
  * thread's own sums (fp32, one matrix [output channel][input channel] for each of the 16

@@ -89,17 +89,57 @@ static Err *open_backend(Run *run, int threads)
     return NULL;
 }
 
-static Err *open_exec(const Run *run, Graph *graph, int last_batch, Exec **exec)
+static Err *open_exec(const Run *run, Graph *graph, int last_batch, bool shared, Exec **exec)
 {
     const int ladder[1] = {last_batch};
     const bool rung = last_batch > 0 && last_batch < graph->batch;
-    Err *err = exec_open(run->backend, graph,
-                         &(ExecOptions){.ladder = ladder, .ladder_count = rung}, exec);
+    const ExecOptions options = {
+        .ladder = ladder, .ladder_count = rung, .shared_scratch = shared};
+    Err *err = exec_open(run->backend, graph, &options, exec);
     graph_free(graph);
     if (!err) {
         store_bind(&run->store, *exec);
     }
     return err;
+}
+
+static Err *open_net_exec(const Run *run, const NetSpec *net, const char *prefix, int batch,
+                          bool shared, Exec **exec)
+{
+    const bool as_teacher = strcmp(prefix, TEACHER_PREFIX) == 0;
+    Graph g;
+    TRY(nets_eval_graph(&run->params, net, prefix, run->test_set->classes, run->test_set->height,
+                        batch, as_teacher, run->objective.spec.energy_temperature, &g));
+    return open_exec(run, &g, (int)(run->test_set->count % (uint32_t)batch), shared, exec);
+}
+
+Err *run_eval_exec(const Run *run, const NetSpec *net, const char *prefix, int batch, Exec **exec)
+{
+    return open_net_exec(run, net, prefix, batch, false, exec);
+}
+
+/* The step, the update and the evaluation never run at once: they share activations and workspace. */
+static Err *share_scratch(Run *run)
+{
+    Exec *const execs[] = {run->step, run->update, run->eval};
+    const Arena arenas[] = {ARENA_ACT, ARENA_WORKSPACE};
+    for (int a = 0; a < 2; a++) {
+        size_t bytes = 64;
+        for (int i = 0; i < 3; i++) {
+            const size_t needed = exec_bytes(execs[i], arenas[a]);
+            bytes = needed > bytes ? needed : bytes;
+        }
+        run->scratch[a] = run->backend->alloc(run->backend, MEM_DEVICE, bytes);
+        if (!run->scratch[a]) {
+            return err_new(EXIT_DEVICE_MEMORY,
+                           "no memory for %zu MiB of activations: lower train.batch or eval.batch",
+                           bytes >> 20);
+        }
+        for (int i = 0; i < 3; i++) {
+            exec_bind(execs[i], arenas[a], run->scratch[a]);
+        }
+    }
+    return NULL;
 }
 
 static Err *open_graphs(Run *run)
@@ -110,19 +150,11 @@ static Err *open_graphs(Run *run)
     Graph g;
     TRY(nets_train_graph(&run->params, &run->teacher, &run->student, classes, size, s->batch,
                          &run->objective.spec, BN_TRAIN, true, &g));
-    TRY(open_exec(run, &g, (int)(run->train_set->count % (uint32_t)s->batch), &run->step));
+    TRY(open_exec(run, &g, (int)(run->train_set->count % (uint32_t)s->batch), true, &run->step));
     nets_update_graph(&run->params, run->student.act, s->decay_norm_bias, &g);
-    TRY(open_exec(run, &g, 0, &run->update));
-    return run_eval_exec(run, &run->student, STUDENT_PREFIX, s->eval_batch, &run->eval);
-}
-
-Err *run_eval_exec(const Run *run, const NetSpec *net, const char *prefix, int batch, Exec **exec)
-{
-    const bool as_teacher = strcmp(prefix, TEACHER_PREFIX) == 0;
-    Graph g;
-    TRY(nets_eval_graph(&run->params, net, prefix, run->test_set->classes, run->test_set->height,
-                        batch, as_teacher, run->objective.spec.energy_temperature, &g));
-    return open_exec(run, &g, (int)(run->test_set->count % (uint32_t)batch), exec);
+    TRY(open_exec(run, &g, 0, true, &run->update));
+    TRY(open_net_exec(run, &run->student, STUDENT_PREFIX, s->eval_batch, true, &run->eval));
+    return share_scratch(run);
 }
 
 static Err *open_networks(Run *run)
@@ -263,6 +295,11 @@ void run_close(Run *run)
     exec_close(run->step);
     exec_close(run->update);
     exec_close(run->eval);
+    for (int a = 0; a < 2; a++) {
+        if (run->scratch[a]) {
+            run->backend->free(run->backend, MEM_DEVICE, run->scratch[a]);
+        }
+    }
     store_close(&run->store);
     backend_close(run->backend);
     params_free(&run->params);

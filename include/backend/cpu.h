@@ -1,10 +1,11 @@
-/* Internals of the cpu backend, shared by its files (cpu.c, cpu_conv.c, cpu_dnnl.c, cpu_winograd.c,
- * cpu_bn.c, cpu_elt.c, cpu_param.c, cpu_loops_*.c). Nobody else includes this, but bench/ and
- * tests/.
+/* Internals of the cpu backend, shared by its files (host/backend/cpu*.c). Nobody else
+ * includes this, but bench/ and tests/.
+ *
  * Activations are F32 or BF16 in N H W C; statistics, coefficients, parameters and gradients are
  * fp32; sums over pixels are kept in fp32 for at most CPU_SUM_ROWS rows and then added in double.
  * All work is split over OpenMP threads in fixed, equal parts, so a result repeats exactly at one
- * thread count (DESIGN: not across counts).
+ * thread count.
+ *
  * Storage as bf16 rounds to nearest even. Where the CPU converts by itself (AVX512-BF16) subnormal
  * numbers become zero. */
 #ifndef CUDISTILL_BACKEND_CPU_H
@@ -17,15 +18,14 @@
 typedef enum { CPU_BASE, CPU_AVX2, CPU_AVX512, CPU_AVX512_BF16, CPU_ISA_COUNT } CpuIsa;
 
 enum {
-    CPU_BLOCK =
-        64, /* columns that a loop handles at once; widths of [rows][width] loops are multiples of it */
+    CPU_BLOCK = 64,    /* columns that a loop handles at once: widths are multiples of it */
     CPU_SUM_ROWS = 512 /* rows summed in fp32 before they are added in double */
 };
 
 /* How a backward loop learns where the ReLU was open. */
 typedef enum {
     MASK_NONE,
-    MASK_OUTPUT /* y > 0 */,
+    MASK_OUTPUT,   /* y > 0 */
     MASK_RECOMPUTE /* x*scale + shift > 0 */
 } MaskKind;
 
@@ -97,7 +97,7 @@ typedef struct {
     int n, h, w, ic; /* of x (and dx) */
     int oh, ow, oc;  /* of y (and dy) */
     int kernel_h, kernel_w, stride, pad, groups;
-    int weight_ic; /* input channels of the weights, per group; fewer than ic where x has padding channels (one group) */
+    int weight_ic; /* of the weights, per group; fewer than ic where x has padding channels */
     bool bias, residual, relu; /* CONV_FORWARD */
 } ConvShape;
 

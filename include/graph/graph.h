@@ -51,7 +51,8 @@ typedef enum {
     OP_CAST,         /* (x) -> y of another dtype */
     OP_FOLD_BN, /* (w, [bias], gamma, beta, running_mean, running_var) -> (w', b'): w*scale[o], (bias-mean)*scale+beta */
     OP_DISTILL, /* distill_spec.h */
-    OP_GRAD_NORM, /* () -> stats F32 [1,1,1,2]: sum of squares of ARENA_GRAD, count of non-finite gradients; fixed order */
+    OP_GRAD_NORM, /* () -> stats [1,1,1,2], F32 (F64 in double graphs): sum of squares of ARENA_GRAD,
+                     count of non-finite gradients; fixed order */
     OP_SGD, /* (hyper F32 [1,1,1,HYPER_COUNT], [stats]) : updates ARENA_WEIGHT and ARENA_MOMENT from ARENA_GRAD */
     OP_COUNT
 } Op;

@@ -43,6 +43,7 @@ typedef struct {
     NetSpec teacher, student;
     Objective objective;
     Exec *step, *update, *eval;
+    void *scratch[2]; /* ACT and WORKSPACE of these three */
     Loader *loader;
     Metrics *metrics;
     RunState state;
