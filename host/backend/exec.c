@@ -383,10 +383,15 @@ void exec_sync(Exec *exec)
     exec->staged = 0;
 }
 
-void exec_read(Exec *exec, const char *name, void *data, size_t bytes)
+void exec_fetch(Exec *exec, const char *name, void *data, size_t bytes)
 {
     const void *src = checked_address(exec, name, bytes);
     exec->backend->download(exec->backend, QUEUE_COMPUTE, data, src, bytes);
+}
+
+void exec_read(Exec *exec, const char *name, void *data, size_t bytes)
+{
+    exec_fetch(exec, name, data, bytes);
     exec_sync(exec);
 }
 

@@ -93,8 +93,7 @@ static Err *open_exec(const Run *run, Graph *graph, int last_batch, bool shared,
 {
     const int ladder[1] = {last_batch};
     const bool rung = last_batch > 0 && last_batch < graph->batch;
-    const ExecOptions options = {
-        .ladder = ladder, .ladder_count = rung, .shared_scratch = shared};
+    const ExecOptions options = {.ladder = ladder, .ladder_count = rung, .shared_scratch = shared};
     Err *err = exec_open(run->backend, graph, &options, exec);
     graph_free(graph);
     if (!err) {
@@ -180,6 +179,7 @@ static Err *open_loader(Run *run, int workers)
                                  .augment = {.pad = s->padding, .flip = s->flip},
                                  .shuffle = true,
                                  .workers = workers,
+                                 .slots = workers + FLIGHTS + 1,
                                  .epoch = run->state.epoch,
                                  .position = run->state.position};
     return loader_open(run->train_set, &config, &run->loader);

@@ -41,6 +41,8 @@ void *exec_tensor(Exec *exec, const char *name, size_t *bytes);
  * tensor, or whole first rows of a batched one. What exec_write is given must stay until exec_sync or exec_read. */
 void exec_write(Exec *exec, const char *name, const void *data, size_t bytes);
 void exec_read(Exec *exec, const char *name, void *data, size_t bytes);
+/* As exec_read, without waiting: `data` is there when QUEUE_COMPUTE has come so far (an event recorded after this call). */
+void exec_fetch(Exec *exec, const char *name, void *data, size_t bytes);
 
 typedef struct {
     int rows; /* rows of this batch: the smallest rung >= rows runs; rows_valid (if the graph has it) is set to rows */

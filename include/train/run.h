@@ -33,6 +33,18 @@ typedef struct {
     int threads;
 } RunState;
 
+enum { FLIGHTS = 2 };
+
+/* A step between its submission and the look at its sums. */
+typedef struct {
+    const Batch *batch; /* NULL: none */
+    long step;
+    float hyper[HYPER_COUNT];
+    float sums[SUM_FIELDS];
+    float grad_stats[2];
+    int event;
+} Flight;
+
 typedef struct {
     const Settings *settings;
     Dataset *train_set, *test_set;
@@ -47,7 +59,10 @@ typedef struct {
     Loader *loader;
     Metrics *metrics;
     RunState state;
-    float hyper[HYPER_COUNT];
+    Flight flights[FLIGHTS]; /* of step n: flights[n % FLIGHTS] */
+    Meter interval;          /* since the last progress line */
+    double last_line;        /* when that was, now_s() */
+    double lr;               /* of the last step submitted */
     int lock_fd;
     int save_failures; /* checkpoints in a row that could not be written */
     bool resumed;
