@@ -8,10 +8,10 @@
 #include "train/checkpoint.h"
 #include "train/prepare.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static DType act_of(Precision precision, const DeviceInfo *info)
 {
@@ -45,9 +45,12 @@ Err *precision_choose(Backend *backend, Precision wanted, DType *act)
 /* Loader workers and compute threads together never exceed the cores. */
 static void share_cores(const Settings *s, int *workers, int *threads)
 {
-    const int cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    cpu_set_t allowed; /* what taskset, a container or a scheduler left to this process */
+    const int cores = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
     *workers = s->workers >= 0 ? s->workers : cores <= 4 ? 0 : 2;
-    *threads = s->threads > 0 ? s->threads : cores - *workers;
+    const char *omp = getenv("OMP_NUM_THREADS");
+    const int asked = omp ? atoi(omp) : 0;
+    *threads = s->threads > 0 ? s->threads : asked > 0 ? asked : cores - *workers;
     if (*threads < 1) {
         *threads = 1;
     }

@@ -109,7 +109,7 @@ static const ConfigKey schema[] = {
 
     {"dist", "device", CONFIG_ENUM, "cpu", NONE, "cpu|ref|cuda", "backend"},
     {"dist", "threads", CONFIG_INT, "0", 0, 4096, NULL,
-     "compute threads; 0 = cores less loader workers"},
+     "compute threads; 0 = OMP_NUM_THREADS, else cores less loader workers"},
 
     {"checkpoint", "every", CONFIG_INT, "0", 0, 1e15, NULL,
      "steps between checkpoints; 0 = every epoch"},
