@@ -38,65 +38,58 @@ static inline double peak_plain(long rounds)
 }
 
 #if defined(__x86_64__)
-/* 16 independent sums cover the latency of two units of 4 to 6 cycles. */
-#define PEAK_SUMS(X)                                                                               \
-    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+/* Sums that do not depend on each other. 16 cover the latency of two units of 4 to 6 cycles; AVX2
+ * has registers for 12. */
+#define PEAK_12(X, ...)                                                                            \
+    X(0, __VA_ARGS__);                                                                             \
+    X(1, __VA_ARGS__);                                                                             \
+    X(2, __VA_ARGS__);                                                                             \
+    X(3, __VA_ARGS__);                                                                             \
+    X(4, __VA_ARGS__);                                                                             \
+    X(5, __VA_ARGS__);                                                                             \
+    X(6, __VA_ARGS__);                                                                             \
+    X(7, __VA_ARGS__);                                                                             \
+    X(8, __VA_ARGS__);                                                                             \
+    X(9, __VA_ARGS__);                                                                             \
+    X(10, __VA_ARGS__);                                                                            \
+    X(11, __VA_ARGS__)
+#define PEAK_16(X, ...)                                                                            \
+    PEAK_12(X, __VA_ARGS__);                                                                       \
+    X(12, __VA_ARGS__);                                                                            \
+    X(13, __VA_ARGS__);                                                                            \
+    X(14, __VA_ARGS__);                                                                            \
+    X(15, __VA_ARGS__)
+#define PEAK_DECLARE(i, Sum, spread, where)                                                        \
+    Sum a##i = spread((float)(i));                                                                 \
+    __asm__ volatile("" : "+" where(a##i))
+#define PEAK_STEP(i, next) a##i = next(a##i, x)
+#define PEAK_KEEP(i, where) __asm__ volatile("" : : where(a##i))
 
-__attribute__((target("avx512f,avx512bf16"))) static inline double peak_avx512_bf16(long rounds)
-{
-    __m512bh x = (__m512bh)_mm512_set1_epi32(0x3f803f80);
-#define DECLARE(i)                                                                                 \
-    __m512 a##i = _mm512_set1_ps((float)(i));                                                      \
-    __asm__ volatile("" : "+v"(a##i));
-#define STEP(i) a##i = _mm512_dpbf16_ps(a##i, x, x);
-#define KEEP(i) __asm__ volatile("" : : "v"(a##i));
-    PEAK_SUMS(DECLARE)
-    for (long k = 0; k < rounds; k++) {
-        PEAK_SUMS(STEP)
-        __asm__ volatile("" : "+v"(x));
+/* Defines a loop of `count` sums (SUMS is PEAK_count), each a vector from spread(float), onto which
+ * next(sum, x) adds `flops` of work; x is a Factor, `factor` at first. where: the constraint of the
+ * registers. */
+#define PEAK_LOOP(name, isa, SUMS, count, Sum, spread, Factor, factor, next, flops, where)         \
+    __attribute__((target(isa))) static inline double name(long rounds)                            \
+    {                                                                                              \
+        Factor x = factor;                                                                         \
+        SUMS(PEAK_DECLARE, Sum, spread, where);                                                    \
+        for (long k = 0; k < rounds; k++) {                                                        \
+            SUMS(PEAK_STEP, next);                                                                 \
+            __asm__ volatile("" : "+" where(x));                                                   \
+        }                                                                                          \
+        SUMS(PEAK_KEEP, where);                                                                    \
+        return (double)rounds * (count) * (flops);                                                 \
     }
-    PEAK_SUMS(KEEP)
-#undef STEP
-    return (double)rounds * 16 * 64;
-}
 
-__attribute__((target("avx512f"))) static inline double peak_avx512_fma(long rounds)
-{
-    __m512 x = _mm512_set1_ps(0.5f);
-#define STEP(i) a##i = _mm512_fmadd_ps(x, x, a##i);
-    PEAK_SUMS(DECLARE)
-    for (long k = 0; k < rounds; k++) {
-        PEAK_SUMS(STEP)
-        __asm__ volatile("" : "+v"(x));
-    }
-    PEAK_SUMS(KEEP)
-#undef STEP
-#undef DECLARE
-#undef KEEP
-    return (double)rounds * 16 * 32;
-}
-
-/* 12 sums: AVX2 has 16 registers. */
-__attribute__((target("avx2,fma"))) static inline double peak_avx2_fma(long rounds)
-{
-    __m256 x = _mm256_set1_ps(0.5f);
-#define PEAK_FEW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
-#define DECLARE(i)                                                                                 \
-    __m256 a##i = _mm256_set1_ps((float)(i));                                                      \
-    __asm__ volatile("" : "+x"(a##i));
-#define STEP(i) a##i = _mm256_fmadd_ps(x, x, a##i);
-#define KEEP(i) __asm__ volatile("" : : "x"(a##i));
-    PEAK_FEW(DECLARE)
-    for (long k = 0; k < rounds; k++) {
-        PEAK_FEW(STEP)
-        __asm__ volatile("" : "+x"(x));
-    }
-    PEAK_FEW(KEEP)
-#undef STEP
-#undef DECLARE
-#undef KEEP
-    return (double)rounds * 12 * 16;
-}
+#define PEAK_PAIRS_512(sum, x) _mm512_dpbf16_ps(sum, x, x)
+#define PEAK_FMA_512(sum, x) _mm512_fmadd_ps(x, x, sum)
+#define PEAK_FMA_256(sum, x) _mm256_fmadd_ps(x, x, sum)
+PEAK_LOOP(peak_avx512_bf16, "avx512f,avx512bf16", PEAK_16, 16, __m512, _mm512_set1_ps, __m512bh,
+          (__m512bh)_mm512_set1_epi32(0x3f803f80), PEAK_PAIRS_512, 64, "v")
+PEAK_LOOP(peak_avx512_fma, "avx512f", PEAK_16, 16, __m512, _mm512_set1_ps, __m512,
+          _mm512_set1_ps(0.5f), PEAK_FMA_512, 32, "v")
+PEAK_LOOP(peak_avx2_fma, "avx2,fma", PEAK_12, 12, __m256, _mm256_set1_ps, __m256,
+          _mm256_set1_ps(0.5f), PEAK_FMA_256, 16, "x")
 
 /* Four tiles of sums, two of each factor: 16 rows x 64 bytes each. */
 __attribute__((target("amx-tile,amx-bf16"))) static inline double peak_amx_bf16(long rounds)

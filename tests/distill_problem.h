@@ -5,8 +5,9 @@
 
 #include "backend/distill_rows.h"
 #include "base/err.h"
-#include "base/half.h"
 #include "base/rng.h"
+#include "distill_values.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,42 +40,6 @@ typedef struct {
     void *dz, *rows, *sums;
     DType dz_type, stat_type;
 } Result;
-
-static inline double read_as(const void *base, DType type, size_t i)
-{
-    switch (type) {
-    case DT_F32:
-        return (double)((const float *)base)[i];
-    case DT_BF16:
-        return (double)bf16_to_float(((const bf16 *)base)[i]);
-    case DT_F16:
-        return (double)fp16_to_float(((const fp16 *)base)[i]);
-    default:
-        return ((const double *)base)[i];
-    }
-}
-
-static inline void write_as(void *base, DType type, size_t i, double x)
-{
-    switch (type) {
-    case DT_F32:
-        ((float *)base)[i] = (float)x;
-        break;
-    case DT_BF16:
-        ((bf16 *)base)[i] = bf16_from_float((float)x);
-        break;
-    case DT_F16:
-        ((fp16 *)base)[i] = fp16_from_float((float)x);
-        break;
-    default:
-        ((double *)base)[i] = x;
-    }
-}
-
-static inline RowValue constant_value(float value)
-{
-    return (RowValue){.source = SOURCE_CONST, .value = value};
-}
 
 static inline RowValue column_value(int column)
 {
@@ -317,7 +282,7 @@ static inline void measure_rows(Problem *p)
         double sum = 0;
         double squares = 0;
         for (int k = 0; k < p->c; k++) {
-            const double v = read_as(x, p->dtype, at + (size_t)k);
+            const double v = dtype_load(p->dtype, x, at + (size_t)k);
             low = fmin(low, v);
             high = fmax(high, v);
             sum += v;
@@ -350,8 +315,8 @@ static inline Problem problem_new(int classes, int n, DType dtype, int spec, dou
         for (int k = 0; k < classes; k++) {
             const size_t at = (size_t)row * (size_t)classes + (size_t)k;
             const double bonus = k == p.labels[row] && row % 2 ? 2.5 * spread : 0;
-            write_as(p.z, dtype, at, spread * rng_normal(&rng) + 1);
-            write_as(p.t, dtype, at, spread * rng_normal(&rng) + bonus);
+            dtype_store(dtype, p.z, at, spread * rng_normal(&rng) + 1);
+            dtype_store(dtype, p.t, at, spread * rng_normal(&rng) + bonus);
         }
         for (int j = 0; j < PROBLEM_COLUMNS; j++) {
             p.row_params[row * PROBLEM_COLUMNS + j] =

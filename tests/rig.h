@@ -7,7 +7,6 @@
 #define CUDISTILL_TESTS_RIG_H
 
 #include "backend/exec.h"
-#include "base/half.h"
 #include "base/rng.h"
 
 #include <math.h>
@@ -23,48 +22,6 @@ typedef struct {
     void *arena[ARENA_COUNT]; /* WEIGHT, GRAD, FROZEN, STATE */
     void *moment;
 } Rig;
-
-static inline double value_load(DType dtype, const void *base, size_t i)
-{
-    switch (dtype) {
-    case DT_F32:
-        return ((const float *)base)[i];
-    case DT_BF16:
-        return bf16_to_float(((const bf16 *)base)[i]);
-    case DT_F16:
-        return fp16_to_float(((const fp16 *)base)[i]);
-    case DT_F64:
-        return ((const double *)base)[i];
-    case DT_I32:
-        return ((const int32_t *)base)[i];
-    default:
-        return ((const uint8_t *)base)[i];
-    }
-}
-
-static inline void value_store(DType dtype, void *base, size_t i, double value)
-{
-    switch (dtype) {
-    case DT_F32:
-        ((float *)base)[i] = (float)value;
-        break;
-    case DT_BF16:
-        ((bf16 *)base)[i] = bf16_from_float((float)value);
-        break;
-    case DT_F16:
-        ((fp16 *)base)[i] = fp16_from_float((float)value);
-        break;
-    case DT_F64:
-        ((double *)base)[i] = value;
-        break;
-    case DT_I32:
-        ((int32_t *)base)[i] = (int32_t)value;
-        break;
-    default:
-        ((uint8_t *)base)[i] = (uint8_t)value;
-        break;
-    }
-}
 
 static inline size_t rig_arena_elems(const Params *params, Arena arena)
 {
@@ -111,7 +68,7 @@ static inline void rig_put(Rig *rig, void *base, DType dtype, size_t first, size
     const size_t bytes = elems * dtype_size(dtype);
     void *staged = xmalloc(bytes + 1);
     for (size_t i = 0; i < elems; i++) {
-        value_store(dtype, staged, i, values[i]);
+        dtype_store(dtype, staged, i, values[i]);
     }
     rig->backend->upload(rig->backend, QUEUE_COMPUTE, (char *)base + first * dtype_size(dtype),
                          staged, bytes);
@@ -128,7 +85,7 @@ static inline double *rig_take(Rig *rig, const void *base, DType dtype, size_t f
     rig->backend->sync(rig->backend, QUEUE_COMPUTE);
     double *values = xmalloc((elems + 1) * sizeof *values);
     for (size_t i = 0; i < elems; i++) {
-        values[i] = value_load(dtype, staged, i);
+        values[i] = dtype_load(dtype, staged, i);
     }
     free(staged);
     return values;
@@ -159,7 +116,7 @@ static inline void rig_write_part(Rig *rig, const char *name, const double *valu
     const Tensor *t = &g->tensors[tensor];
     void *staged = xmalloc(elems * dtype_size(t->dtype) + 1);
     for (size_t i = 0; i < elems; i++) {
-        value_store(t->dtype, staged, i, values[i]);
+        dtype_store(t->dtype, staged, i, values[i]);
     }
     exec_write(rig->exec, name, staged, elems * dtype_size(t->dtype));
     exec_sync(rig->exec);
@@ -175,7 +132,7 @@ static inline double *rig_read_part(Rig *rig, const char *name, size_t elems)
     exec_read(rig->exec, name, staged, elems * dtype_size(t->dtype));
     double *values = xmalloc((elems + 1) * sizeof *values);
     for (size_t i = 0; i < elems; i++) {
-        values[i] = value_load(t->dtype, staged, i);
+        values[i] = dtype_load(t->dtype, staged, i);
     }
     free(staged);
     return values;

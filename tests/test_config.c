@@ -274,31 +274,28 @@ static void test_all_errors(void **state)
         "--set run.seed=2: run.seed is given twice");
 }
 
+static void assert_refused(const char *key, const char *const *values, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        char *set = xformat("%s=%s", key, values[i]);
+        const char *const sets[] = {set};
+        Config *config = NULL;
+        Err *err = config_load(KEYS, KEY_COUNT, NULL, sets, 1, &config);
+        assert_non_null(err);
+        err_free(err);
+        free(set);
+    }
+}
+
 static void test_numbers(void **state)
 {
     (void)state;
     static const char *const bad[] = {"0x10",  "inf", "nan", "1e",  "",
                                       "1e999", "1 2", "--1", "1,2", "."};
-    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        char *set = xformat("optim.lr=%s", bad[i]);
-        const char *const sets[] = {set};
-        Config *config = NULL;
-        Err *err = config_load(KEYS, KEY_COUNT, NULL, sets, 1, &config);
-        assert_non_null(err);
-        err_free(err);
-        free(set);
-    }
+    assert_refused("optim.lr", bad, sizeof bad / sizeof bad[0]);
     static const char *const bad_ints[] = {"1.0", "1e3", "0x1", "", "+", "99999999999999999999",
                                            "-1"};
-    for (size_t i = 0; i < sizeof bad_ints / sizeof bad_ints[0]; i++) {
-        char *set = xformat("run.seed=%s", bad_ints[i]);
-        const char *const sets[] = {set};
-        Config *config = NULL;
-        Err *err = config_load(KEYS, KEY_COUNT, NULL, sets, 1, &config);
-        assert_non_null(err);
-        err_free(err);
-        free(set);
-    }
+    assert_refused("run.seed", bad_ints, sizeof bad_ints / sizeof bad_ints[0]);
 }
 
 static void test_lines(void **state)

@@ -4,7 +4,6 @@
 #include "backend/cpu_distill_vec.h"
 #include "backend/distill_rows.h"
 #include "base/err.h"
-#include "base/half.h"
 #include "distill_problem.h"
 #include <math.h>
 #include <stdio.h>
@@ -134,7 +133,7 @@ static double compare(Problem *p, DType dz_type, const char *isa, const char *wh
     }
     for (size_t i = 0; i < (size_t)p->n * (size_t)p->c && !p->spec.statistics_only; i++) {
         const double want = ((double *)ref.dz)[i];
-        const double got = read_as(cpu.dz, dz_type, i);
+        const double got = dtype_load(dz_type, cpu.dz, i);
         const double least = dz_type == DT_F16 ? 0x1p-25 : 0; /* half a subnormal */
         const double bound =
             p->scale * b.gain * b.delta + type_eps(dz_type) * (fabs(want) + 1e-30) * 1.01 + least;

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "distill_values.h"
 #include "graph/gradient.h"
 #include "random_graph.h"
 #include "rig.h"
@@ -475,26 +476,6 @@ static void test_pools_and_frozen_parts(void **state)
     y = graph_conv(&p.g, "frozen", y, frozen, -1, 1, 0, 1);
     y = graph_relu(&p.g, "relu3", bn(&p, "bn3", y, BN_FROZEN_STATS));
     check_seeded(&p, "pools and frozen parts", linear(&p, "fc", global_pool(&p, "p", y), 4));
-}
-
-static RowValue constant(float value)
-{
-    return (RowValue){.source = SOURCE_CONST, .value = value};
-}
-
-static DistillSpec kd_spec(void)
-{
-    DistillSpec spec = {.n_terms = 1, .ce_weight = constant(0.7F), .energy_temperature = 1};
-    spec.terms[0] = (DistillTerm){
-        .factor = FACTOR_TSTT, .weight = constant(0.9F), .ts = constant(2), .tt = constant(3)};
-    return spec;
-}
-
-static void no_inputs(int in[DISTILL_IN_COUNT])
-{
-    for (int i = 0; i < DISTILL_IN_COUNT; i++) {
-        in[i] = -1;
-    }
 }
 
 /* A network with an auxiliary head: two losses flow into one trunk. */

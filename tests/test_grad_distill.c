@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "distill_values.h"
 #include "rig.h"
 
 static const double STEP = 1e-5;
@@ -36,26 +37,6 @@ static Backend *open_ref(void)
     Backend *backend = NULL;
     assert_null(backend_open("ref", NULL, &backend));
     return backend;
-}
-
-static RowValue constant(float value)
-{
-    return (RowValue){.source = SOURCE_CONST, .value = value};
-}
-
-static DistillSpec kd_spec(void)
-{
-    DistillSpec spec = {.n_terms = 1, .ce_weight = constant(0.7F), .energy_temperature = 1};
-    spec.terms[0] = (DistillTerm){
-        .factor = FACTOR_TSTT, .weight = constant(0.9F), .ts = constant(2), .tt = constant(3)};
-    return spec;
-}
-
-static void no_inputs(int in[DISTILL_IN_COUNT])
-{
-    for (int i = 0; i < DISTILL_IN_COUNT; i++) {
-        in[i] = -1;
-    }
 }
 
 enum { ROWS = 6, VALID = 5, DISTILL_CLASSES = 7, SPARSE = 2 };
@@ -257,9 +238,9 @@ static void test_distill_forms(void **state)
     spec = kd_spec();
     spec.terms[0].form = FORM_NKD;
     spec.terms[0].gamma = 1.5F;
-    spec.terms[0].ts = spec.terms[0].tt = constant(1);
+    spec.terms[0].ts = spec.terms[0].tt = constant_value(1);
     check_loss(backend, &(LossCase){.name = "NKD", .spec = spec});
-    spec.terms[0].ts = spec.terms[0].tt = constant(2);
+    spec.terms[0].ts = spec.terms[0].tt = constant_value(2);
     check_loss(backend, &(LossCase){.name = "NKD, T = 2", .spec = spec});
     spec = kd_spec();
     spec.terms[0].zscore = true;

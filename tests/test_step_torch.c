@@ -11,6 +11,7 @@
  * step, with PyTorch's bf16 autocast in the place of fp32: e <= 2*E, and 3*E for Winograd's form,
  * which rounds sums of four pixels. Batches are such that no derivative hangs on a rounding
  * (test_step_torch.py). */
+#include "backend/cpu.h"
 #include "backend/exec.h"
 #include "base/files.h"
 #include "base/log.h"
@@ -30,12 +31,7 @@
 
 #include "torch_stream.h"
 
-enum {
-    CLASSES = 100,
-    VARIANTS = 6,
-    KIND_BYTES = 8,
-    WINOGRAD = 16 /* CHOICE_WINOGRAD of cpu_conv.c */
-};
+enum { CLASSES = 100, VARIANTS = 6, KIND_BYTES = 8 };
 
 static const float pixel_mean[3] = {0.5071f, 0.4867f, 0.4408f};
 static const float pixel_std[3] = {0.2675f, 0.2565f, 0.2761f};
@@ -71,7 +67,7 @@ static const Kind kinds[VARIANTS] = {
      .act = DT_BF16,
      .factor = 3,
      .half = true,
-     .way = WINOGRAD}};
+     .way = CHOICE_WINOGRAD}};
 
 /* One tensor of one step: distances and norm. */
 typedef struct {
@@ -112,10 +108,8 @@ static void no_error(Err *err)
 static Backend *open_backend(const Kind *kind, Choices *choices)
 {
     Backend *backend = NULL;
-    const BackendOptions options = {.threads = 2,
-                                    .deterministic = true,
-                                    .isa = kind->isa,
-                                    .choices = kind->way ? choices : NULL};
+    const BackendOptions options = {
+        .threads = 2, .isa = kind->isa, .choices = kind->way ? choices : NULL};
     no_error(backend_open(kind->backend, &options, &backend));
     DeviceInfo info;
     backend->info(backend, &info);

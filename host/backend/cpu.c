@@ -1,4 +1,4 @@
-/* The cpu backend: the table, memory, and the way from a node to the file that computes it. Work
+/* The cpu backend: its table, and the way from a node to the file that computes it. Work
  * runs on the calling thread and its OpenMP team, or, where queues are threads (tests), on the
  * queue's thread and a team of its own. */
 #include "backend/cpu.h"
@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "backend/distill_rows.h"
-#include "backend/queues.h"
 
 int cpu_width(int channels, int *repeat)
 {
@@ -29,6 +28,16 @@ Range cpu_part(long count, long grain, int index, int parts)
     const long begin = grains * index / parts * grain;
     const long end = grains * (index + 1) / parts * grain;
     return (Range){begin < count ? begin : count, end < count ? end : count};
+}
+
+Err *cpu_check_storage(const Step *step, DType type)
+{
+    if (type == DT_F32 || type == DT_BF16) {
+        return NULL;
+    }
+    return err_new(EXIT_CONFIG_ERR,
+                   "%s: the cpu backend stores activations as fp32 or bf16, not %s: set precision",
+                   step_node(step)->name, dtype_name(type));
 }
 
 /* --- distillation: rows in cpu_distill*.c --- */
@@ -188,107 +197,14 @@ static void task_run(void *context, const void *data)
 
 static void run(Backend *backend, Queue queue, const Step *step, const RunArgs *args)
 {
-    Cpu *cpu = backend->state;
     const RunTask task = {.step = step, .args = *args};
-    queues_submit(cpu->queues, (int)queue, task_run, cpu, &task, (int)sizeof task);
+    host_device_submit(backend, queue, task_run, backend->state, &task, sizeof task);
 }
 
 static void pack(Backend *backend, Queue queue, const Step *step, const RunArgs *args)
 {
-    Cpu *cpu = backend->state;
     const RunTask task = {.step = step, .args = *args, .pack = true};
-    queues_submit(cpu->queues, (int)queue, task_run, cpu, &task, (int)sizeof task);
-}
-
-/* --- memory, queues, events --- */
-
-typedef struct {
-    void *dst;
-    const void *src;
-    void *owned; /* freed afterwards */
-    size_t bytes;
-    int byte;
-} MoveTask;
-
-static void task_copy(void *context, const void *data)
-{
-    (void)context;
-    const MoveTask *task = data;
-    memcpy(task->dst, task->src, task->bytes);
-    free(task->owned);
-}
-
-static void task_fill(void *context, const void *data)
-{
-    (void)context;
-    const MoveTask *task = data;
-    memset(task->dst, task->byte, task->bytes);
-}
-
-static void *alloc(Backend *backend, MemKind kind, size_t bytes)
-{
-    (void)backend;
-    (void)kind;
-    if (bytes > SIZE_MAX - 64) {
-        return NULL;
-    }
-    const size_t rounded = bytes == 0 ? 64 : (bytes + 63) / 64 * 64;
-    void *memory = aligned_alloc(64, rounded);
-    return memory ? memset(memory, 0, rounded) : NULL;
-}
-
-static void release_memory(Backend *backend, MemKind kind, void *memory)
-{
-    (void)backend;
-    (void)kind;
-    free(memory);
-}
-
-/* Where queues are threads the source is copied at once: the caller may reuse it. */
-static void upload(Backend *backend, Queue queue, void *dst, const void *src, size_t bytes)
-{
-    Cpu *cpu = backend->state;
-    MoveTask task = {.dst = dst, .src = src, .bytes = bytes};
-    if (cpu->queue_threads && bytes > 0) {
-        task.owned = xmalloc(bytes);
-        memcpy(task.owned, src, bytes);
-        task.src = task.owned;
-    }
-    queues_submit(cpu->queues, (int)queue, task_copy, NULL, &task, (int)sizeof task);
-}
-
-static void download(Backend *backend, Queue queue, void *dst, const void *src, size_t bytes)
-{
-    Cpu *cpu = backend->state;
-    const MoveTask task = {.dst = dst, .src = src, .bytes = bytes};
-    queues_submit(cpu->queues, (int)queue, task_copy, NULL, &task, (int)sizeof task);
-}
-
-static void fill(Backend *backend, Queue queue, void *dst, int byte, size_t bytes)
-{
-    Cpu *cpu = backend->state;
-    const MoveTask task = {.dst = dst, .byte = byte, .bytes = bytes};
-    queues_submit(cpu->queues, (int)queue, task_fill, NULL, &task, (int)sizeof task);
-}
-
-static int event(Backend *backend)
-{
-    return queues_event(((Cpu *)backend->state)->queues);
-}
-
-static void record(Backend *backend, Queue queue, int event)
-{
-    queues_record(((Cpu *)backend->state)->queues, (int)queue, event);
-}
-
-static void wait(Backend *backend, Queue queue, int event)
-{
-    queues_wait(((Cpu *)backend->state)->queues, (int)queue, event);
-}
-
-static void sync(Backend *backend, Queue queue)
-{
-    queues_sync(((Cpu *)backend->state)->queues, (int)queue);
+    host_device_submit(backend, queue, task_run, backend->state, &task, sizeof task);
 }
 
 /* --- the backend itself --- */
@@ -329,7 +245,7 @@ static void info(Backend *backend, DeviceInfo *out)
 static void close_cpu(Backend *backend)
 {
     Cpu *cpu = backend->state;
-    queues_close(cpu->queues);
+    host_device_close(backend);
     cpu_dnnl_close(cpu->dnnl);
     free(cpu);
 }
@@ -362,25 +278,14 @@ Err *backend_open_cpu(const BackendOptions *options, Backend *backend)
         return err;
     }
     cpu->threads = team_size(options->threads > 0 ? options->threads : omp_get_max_threads());
-    cpu->queue_threads = options->queue_threads;
-    cpu->queues = queues_open(QUEUE_COUNT, options->queue_threads, options->delay_seed);
+    host_device_open(options, cpu, backend);
     backend->name = "cpu";
-    backend->state = cpu;
     backend->close = close_cpu;
     backend->info = info;
-    backend->alloc = alloc;
-    backend->free = release_memory;
-    backend->upload = upload;
-    backend->download = download;
-    backend->fill = fill;
     backend->accepts = accepts;
     backend->prepare = prepare;
     backend->release = release;
     backend->pack = pack;
     backend->run = run;
-    backend->event = event;
-    backend->record = record;
-    backend->wait = wait;
-    backend->sync = sync;
     return NULL;
 }

@@ -418,12 +418,7 @@ static MaskKind mask_kind(const Step *step, int y_slot, int x_slot, int coef_slo
 /* The node's main tensor: what is normalised. */
 static Err *set_loops(const Step *step, CpuStep *own, const Tensor *x)
 {
-    if (x->dtype != DT_F32 && x->dtype != DT_BF16) {
-        return err_new(
-            EXIT_CONFIG_ERR,
-            "%s: the cpu backend stores activations as fp32 or bf16, not %s: set precision",
-            step_node(step)->name, dtype_name(x->dtype));
-    }
+    TRY(cpu_check_storage(step, x->dtype));
     own->loops = cpu_loops(own->cpu->isa, x->dtype);
     own->width = cpu_width(x->c, &own->repeat);
     return NULL;

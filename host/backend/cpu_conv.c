@@ -12,8 +12,7 @@
 
 #include "base/log.h"
 
-/* Values of a choice: oneDNN's ways from 0, ours from CHOICE_WINOGRAD. */
-enum { CHOICE_WINOGRAD = 16, TIMED_RUNS = 6 };
+enum { TIMED_RUNS = 6 };
 
 typedef struct {
     ConvShape shape;
@@ -144,7 +143,7 @@ typedef struct {
 static void *take(char **next, size_t bytes)
 {
     void *at = *next;
-    *next += (bytes + 63) / 64 * 64;
+    *next += cpu_lines(bytes);
     return at;
 }
 
@@ -322,12 +321,7 @@ Err *cpu_prepare_conv(Backend *backend, Step *step, CpuStep *own)
     conv->shape = shape_of(step);
     own->own = conv;
     own->release = release;
-    if (conv->shape.act != DT_F32 && conv->shape.act != DT_BF16) {
-        return err_new(
-            EXIT_CONFIG_ERR,
-            "%s: the cpu backend stores activations as fp32 or bf16, not %s: set precision",
-            step_node(step)->name, dtype_name(conv->shape.act));
-    }
+    TRY(cpu_check_storage(step, conv->shape.act));
     const int ways = cpu_dnnl_conv_candidates(own->cpu->dnnl, &conv->shape);
     if (ways == 0) {
         return err_new(EXIT_NO_DEVICE,

@@ -28,11 +28,6 @@ bool cpu_conv_parts_fit(const ConvShape *shape, int threads)
            gradient_elems(shape) * sizeof(float) * (size_t)threads <= PARTS_MAX_BYTES;
 }
 
-static size_t round_up(size_t bytes)
-{
-    return (bytes + 63) / 64 * 64;
-}
-
 Err *cpu_conv_parts_open(DnnlContext *context, const ConvShape *shape, int way, int threads,
                          ConvParts **out)
 {
@@ -53,7 +48,7 @@ Err *cpu_conv_parts_open(DnnlContext *context, const ConvShape *shape, int way, 
         return err;
     }
     p->part_bytes =
-        round_up(cpu_dnnl_conv_workspace(p->conv[0])) + round_up(p->elems * sizeof(float));
+        cpu_lines(cpu_dnnl_conv_workspace(p->conv[0])) + cpu_lines(p->elems * sizeof(float));
     *out = p;
     return NULL;
 }
@@ -90,7 +85,7 @@ static void run_part(const ConvParts *p, const ConvArgs *args, int part)
     const ConvArgs mine = {.x = (char *)args->x + (size_t)part * x_bytes,
                            .y = (char *)args->y + (size_t)part * y_bytes,
                            .grad = grad,
-                           .workspace = (char *)grad + round_up(p->elems * sizeof(float))};
+                           .workspace = (char *)grad + cpu_lines(p->elems * sizeof(float))};
     cpu_dnnl_conv_run(p->conv[part], &mine);
 }
 

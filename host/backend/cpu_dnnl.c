@@ -38,11 +38,6 @@ struct DnnlConv {
     size_t packed_bytes, scratch_bytes, y_bytes;
 };
 
-static size_t round_up(size_t bytes)
-{
-    return (bytes + 63) / 64 * 64;
-}
-
 static dnnl_cpu_isa_t isa_of_cap(const char *cap)
 {
     if (strcmp(cap, "base") == 0) {
@@ -435,11 +430,11 @@ static void set_up(DnnlConv *conv, const ConvMemory *m, dnnl_primitive_desc_t pd
              conv->copies ? " sum" : "");
     DNNL_OK(dnnl_primitive_create(&conv->primitive, pd));
     const dnnl_memory_desc_t *scratch = query_md(pd, dnnl_query_scratchpad_md);
-    conv->scratch_bytes = round_up(dnnl_memory_desc_get_size(scratch));
+    conv->scratch_bytes = cpu_lines(dnnl_memory_desc_get_size(scratch));
     conv->scratchpad = memory_of(context, scratch);
     const dnnl_memory_desc_t *packed = query_md(
         pd, conv->shape.kind == CONV_WGRAD ? dnnl_query_diff_weights_md : dnnl_query_weights_md);
-    conv->packed_bytes = round_up(dnnl_memory_desc_get_size(packed));
+    conv->packed_bytes = cpu_lines(dnnl_memory_desc_get_size(packed));
     conv->packed = memory_of(context, packed);
     conv->plain = memory_of(context, &m->plain);
     conv->y_bytes = dnnl_memory_desc_get_size(&m->y);
@@ -489,9 +484,9 @@ static Err *open_gemm(DnnlConv *conv)
     }
     DNNL_OK(dnnl_primitive_create(&conv->primitive, pd));
     const dnnl_memory_desc_t *scratch = query_md(pd, dnnl_query_scratchpad_md);
-    conv->scratch_bytes = round_up(dnnl_memory_desc_get_size(scratch));
+    conv->scratch_bytes = cpu_lines(dnnl_memory_desc_get_size(scratch));
     conv->scratchpad = memory_of(conv->context, scratch);
-    conv->packed_bytes = round_up(dnnl_memory_desc_get_size(&c));
+    conv->packed_bytes = cpu_lines(dnnl_memory_desc_get_size(&c));
     conv->y = memory_of(conv->context, &a);
     conv->x = memory_of(conv->context, &b);
     conv->packed = memory_of(conv->context, &c);
@@ -577,7 +572,7 @@ size_t cpu_dnnl_conv_workspace(const DnnlConv *conv)
         return conv->scratch_bytes;
     }
     const size_t whole = is_padded(&conv->shape) ? plain_elems(&conv->shape) * sizeof(float) : 0;
-    return conv->scratch_bytes + conv->packed_bytes + round_up(whole);
+    return conv->scratch_bytes + conv->packed_bytes + cpu_lines(whole);
 }
 
 static void execute_reorder(const DnnlConv *conv, dnnl_primitive_t reorder, dnnl_memory_t from,

@@ -15,11 +15,6 @@ static char *at_element(const void *x, const Tensor *t, long index)
     return (char *)x + index * (long)dtype_size(t->dtype);
 }
 
-static bool is_storage(DType type)
-{
-    return type == DT_F32 || type == DT_BF16;
-}
-
 static void run_relu(CpuStep *own, const Step *step, const RunArgs *args)
 {
     const Tensor *t = cpu_in(step, 0);
@@ -136,10 +131,7 @@ static void run_image(CpuStep *own, const Step *step, const RunArgs *args)
 static Err *prepare_image(const Step *step, CpuStep *own)
 {
     const ImageAttr *attr = &step_node(step)->attr.image;
-    if (!is_storage(cpu_out(step, 0)->dtype)) {
-        return err_new(EXIT_CONFIG_ERR, "%s: the cpu backend stores images as fp32 or bf16, not %s",
-                       step_node(step)->name, dtype_name(cpu_out(step, 0)->dtype));
-    }
+    TRY(cpu_check_storage(step, cpu_out(step, 0)->dtype));
     ImageTable *table = xmalloc(sizeof *table);
     for (int c = 0; c < 3; c++) {
         for (int i = 0; i < 256; i++) {
@@ -193,13 +185,6 @@ static void release_own(CpuStep *own)
     free(own->own);
 }
 
-static Err *refuse(const Step *step, DType type)
-{
-    return err_new(EXIT_CONFIG_ERR,
-                   "%s: the cpu backend stores activations as fp32 or bf16, not %s: set precision",
-                   step_node(step)->name, dtype_name(type));
-}
-
 Err *cpu_prepare_elementwise(Step *step, CpuStep *own)
 {
     own->release = release_own;
@@ -209,9 +194,8 @@ Err *cpu_prepare_elementwise(Step *step, CpuStep *own)
     }
     const DType type = cpu_in(step, 0)->dtype;
     const DType other = cpu_out(step, 0)->dtype;
-    if (!is_storage(type) || !is_storage(other)) {
-        return refuse(step, is_storage(type) ? other : type);
-    }
+    TRY(cpu_check_storage(step, type));
+    TRY(cpu_check_storage(step, other));
     own->loops = cpu_loops(own->cpu->isa, type);
     switch (op) {
     case OP_RELU:

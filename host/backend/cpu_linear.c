@@ -65,11 +65,7 @@ Err *cpu_prepare_linear(Step *step, CpuStep *own)
     const Tensor *parts[3] = {cpu_in(step, 0), cpu_in(step, 1), cpu_out(step, 0)};
     for (int i = 0; i < 3; i++) {
         const DType type = parts[i]->dtype;
-        if (type != DT_F32 && type != DT_BF16) {
-            return err_new(EXIT_CONFIG_ERR,
-                           "%s: the cpu backend stores activations as fp32 or bf16, not %s",
-                           node->name, dtype_name(type));
-        }
+        TRY(cpu_check_storage(step, type));
         if (type == DT_BF16) {
             narrow = DT_BF16;
         }

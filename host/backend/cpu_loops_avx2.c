@@ -49,31 +49,8 @@ static inline __attribute__((always_inline)) TARGET void store_bf16(bf16 *p, __m
     _mm_storeu_si128((__m128i *)(void *)p, _mm256_castsi256_si128(packed));
 }
 
-#define NAME(x) full_##x
-#define E float
-#define E_LOAD(p) _mm256_loadu_ps(p)
-#define E_STORE(p, v) _mm256_storeu_ps(p, v)
-#define E_GET(x) (x)
-#define E_PUT(x) (x)
-#include "cpu_arena.inc"
-#include "cpu_loops.inc"
-static const CpuLoops F32_LOOPS = LOOPS_TABLE("avx2 f32");
-static const CpuArenaLoops ARENA_LOOPS = {.sgd = full_sgd, .square_sum = full_square_sum};
-#undef NAME
-#undef E
-#undef E_LOAD
-#undef E_STORE
-#undef E_GET
-#undef E_PUT
-
-#define NAME(x) half_##x
-#define E bf16
-#define E_LOAD(p) load_bf16(p)
-#define E_STORE(p, v) store_bf16(p, v)
-#define E_GET(x) bf16_to_float(x)
-#define E_PUT(x) bf16_from_float(x)
-#include "cpu_loops.inc"
-static const CpuLoops BF16_LOOPS = LOOPS_TABLE("avx2 bf16");
+#define LOOPS_ISA "avx2"
+#include "cpu_loops_types.inc"
 
 const CpuLoops *cpu_loops_avx2(DType storage)
 {

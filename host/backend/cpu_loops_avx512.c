@@ -58,35 +58,11 @@ static inline __attribute__((always_inline)) NATIVE void store_bf16_native(bf16 
 }
 
 #define TARGET PLAIN
-#define NAME(x) full_##x
-#define E float
-#define E_LOAD(p) _mm512_loadu_ps(p)
-#define E_STORE(p, v) _mm512_storeu_ps(p, v)
-#define E_GET(x) (x)
-#define E_PUT(x) (x)
-#include "cpu_arena.inc"
-#include "cpu_loops.inc"
-static const CpuLoops F32_LOOPS = LOOPS_TABLE("avx512 f32");
-static const CpuArenaLoops ARENA_LOOPS = {.sgd = full_sgd, .square_sum = full_square_sum};
-#undef NAME
-#undef E
-#undef E_LOAD
-#undef E_STORE
-#undef E_GET
-#undef E_PUT
+#define LOOPS_ISA "avx512"
+#include "cpu_loops_types.inc"
 
-#define NAME(x) half_##x
-#define E bf16
-#define E_LOAD(p) load_bf16(p)
-#define E_STORE(p, v) store_bf16(p, v)
-#define E_GET(x) bf16_to_float(x)
-#define E_PUT(x) bf16_from_float(x)
-#include "cpu_loops.inc"
-static const CpuLoops BF16_LOOPS = LOOPS_TABLE("avx512 bf16");
+/* bf16 once more, with the CPU's own conversion. */
 #undef TARGET
-#undef NAME
-#undef E_STORE
-
 #define TARGET NATIVE
 #define NAME(x) native_##x
 #define E_STORE(p, v) store_bf16_native(p, v)

@@ -59,31 +59,8 @@ static inline void store_bf16(bf16 *p, V v)
     }
 }
 
-#define NAME(x) full_##x
-#define E float
-#define E_LOAD(p) load_f32(p)
-#define E_STORE(p, v) store_f32(p, v)
-#define E_GET(x) (x)
-#define E_PUT(x) (x)
-#include "cpu_arena.inc"
-#include "cpu_loops.inc"
-static const CpuLoops F32_LOOPS = LOOPS_TABLE("base f32");
-static const CpuArenaLoops ARENA_LOOPS = {.sgd = full_sgd, .square_sum = full_square_sum};
-#undef NAME
-#undef E
-#undef E_LOAD
-#undef E_STORE
-#undef E_GET
-#undef E_PUT
-
-#define NAME(x) half_##x
-#define E bf16
-#define E_LOAD(p) load_bf16(p)
-#define E_STORE(p, v) store_bf16(p, v)
-#define E_GET(x) bf16_to_float(x)
-#define E_PUT(x) bf16_from_float(x)
-#include "cpu_loops.inc"
-static const CpuLoops BF16_LOOPS = LOOPS_TABLE("base bf16");
+#define LOOPS_ISA "base"
+#include "cpu_loops_types.inc"
 
 const CpuLoops *cpu_loops(CpuIsa isa, DType storage)
 {

@@ -211,12 +211,7 @@ Err *cpu_prepare_pool(Step *step, CpuStep *own)
 {
     const Op op = step_node(step)->op;
     const Tensor *x = cpu_in(step, 0);
-    if (x->dtype != DT_F32 && x->dtype != DT_BF16) {
-        return err_new(
-            EXIT_CONFIG_ERR,
-            "%s: the cpu backend stores activations as fp32 or bf16, not %s: set precision",
-            step_node(step)->name, dtype_name(x->dtype));
-    }
+    TRY(cpu_check_storage(step, x->dtype));
     own->loops = cpu_loops(own->cpu->isa, x->dtype);
     step->workspace = (size_t)own->cpu->threads * 2 * line_elems(x->c) * sizeof(float);
     own->run = op == OP_AVGPOOL || op == OP_MAXPOOL ? run_forward : run_backward;

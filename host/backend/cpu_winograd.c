@@ -41,11 +41,7 @@ struct Winograd {
 
 bool cpu_winograd_supports(CpuIsa isa, const ConvShape *s)
 {
-    const bool kind = s->kind == CONV_FORWARD || s->kind == CONV_DGRAD;
-    return isa == CPU_AVX512_BF16 && kind && s->act == DT_BF16 && s->kernel_h == 3 &&
-           s->kernel_w == 3 && s->stride == 1 && s->pad == 1 && s->groups == 1 &&
-           s->weight_ic == s->ic && s->ic % LANES == 0 && s->oc % LANES == 0 && s->w >= 2 &&
-           s->h >= 2 && s->w <= WIDTH_MAX;
+    return (s->kind == CONV_FORWARD || s->kind == CONV_DGRAD) && winograd_takes(isa, s);
 }
 
 Winograd *cpu_winograd_open(const ConvShape *shape, int threads)
@@ -55,7 +51,7 @@ Winograd *cpu_winograd_open(const ConvShape *shape, int threads)
     g->threads = threads;
     g->from = shape->kind == CONV_FORWARD ? shape->ic : shape->oc;
     g->to = shape->kind == CONV_FORWARD ? shape->oc : shape->ic;
-    g->chunk = g->to % 64 == 0 ? 64 : g->to % 32 == 0 ? 32 : 16;
+    g->chunk = winograd_chunk(g->to);
     g->tiles_h = (shape->h + 1) / 2;
     g->tiles_w = (shape->w + 1) / 2;
     g->rows = g->tiles_w >= TILES ? 1 : TILES / g->tiles_w;
@@ -75,25 +71,20 @@ void cpu_winograd_close(Winograd *g)
     free(g);
 }
 
-static size_t round_up(size_t bytes)
-{
-    return (bytes + 63) / 64 * 64;
-}
-
 /* Of one thread: V, products, one pixel of zeros. */
 static size_t v_bytes(const Winograd *g)
 {
-    return round_up(POSITIONS * g->v_stride * sizeof(bf16));
+    return cpu_lines(POSITIONS * g->v_stride * sizeof(bf16));
 }
 
 static size_t m_bytes(const Winograd *g)
 {
-    return round_up(POSITIONS * g->m_stride * sizeof(float));
+    return cpu_lines(POSITIONS * g->m_stride * sizeof(float));
 }
 
 static size_t thread_bytes(const Winograd *g)
 {
-    return v_bytes(g) + m_bytes(g) + round_up((size_t)g->from * sizeof(bf16));
+    return v_bytes(g) + m_bytes(g) + cpu_lines((size_t)g->from * sizeof(bf16));
 }
 
 size_t cpu_winograd_workspace(const Winograd *g)
@@ -252,47 +243,9 @@ static void transform_input(const Winograd *g, const bf16 *x, long tile_row, con
 
 /* --- products --- */
 
-/* m [ROWS][16 WIDE] = v [ROWS][2 pairs] times w [pairs][16 WIDE][2]. */
-#define PRODUCT(name, ROWS, WIDE)                                                                  \
-    static NATIVE void name(const bf16 *v, long v_pitch, const bf16 *w, int pairs, float *m)       \
-    {                                                                                              \
-        __m512 sum[ROWS][WIDE];                                                                    \
-        _Pragma("GCC unroll 24") for (int r = 0; r < (ROWS); r++)                                  \
-        {                                                                                          \
-            _Pragma("GCC unroll 4") for (int c = 0; c < (WIDE); c++)                               \
-            {                                                                                      \
-                sum[r][c] = _mm512_setzero_ps();                                                   \
-            }                                                                                      \
-        }                                                                                          \
-        for (int k = 0; k < pairs; k++) {                                                          \
-            __m512i b[WIDE];                                                                       \
-            _Pragma("GCC unroll 4") for (int c = 0; c < (WIDE); c++)                               \
-            {                                                                                      \
-                b[c] = _mm512_load_si512(w + ((size_t)k * (WIDE) + (size_t)c) * 32);               \
-            }                                                                                      \
-            _Pragma("GCC unroll 24") for (int r = 0; r < (ROWS); r++)                              \
-            {                                                                                      \
-                int pair;                                                                          \
-                memcpy(&pair, v + r * v_pitch + 2 * k, sizeof pair);                               \
-                const __m512bh a = (__m512bh)_mm512_set1_epi32(pair);                              \
-                _Pragma("GCC unroll 4") for (int c = 0; c < (WIDE); c++)                           \
-                {                                                                                  \
-                    sum[r][c] = _mm512_dpbf16_ps(sum[r][c], a, (__m512bh)b[c]);                    \
-                }                                                                                  \
-            }                                                                                      \
-        }                                                                                          \
-        _Pragma("GCC unroll 24") for (int r = 0; r < (ROWS); r++)                                  \
-        {                                                                                          \
-            _Pragma("GCC unroll 4") for (int c = 0; c < (WIDE); c++)                               \
-            {                                                                                      \
-                _mm512_store_ps(m + ((size_t)r * (WIDE) + (size_t)c) * LANES, sum[r][c]);          \
-            }                                                                                      \
-        }                                                                                          \
-    }
-
-PRODUCT(product_6x64, 6, 4)
-PRODUCT(product_12x32, 12, 2)
-PRODUCT(product_24x16, 24, 1)
+WINOGRAD_PRODUCT(product_6x64, 6, 4, false, false)
+WINOGRAD_PRODUCT(product_12x32, 12, 2, false, false)
+WINOGRAD_PRODUCT(product_24x16, 24, 1, false, false)
 
 static void multiply(const Winograd *g, const bf16 *v, int first, int tiles, float *m)
 {
@@ -304,11 +257,11 @@ static void multiply(const Winograd *g, const bf16 *v, int first, int tiles, flo
             const bf16 *rows = v + (size_t)p * g->v_stride + (size_t)t * (size_t)g->from;
             float *out = m + (size_t)p * g->m_stride + (size_t)t * (size_t)g->chunk;
             if (g->chunk == 64) {
-                product_6x64(rows, g->from, w, g->from / 2, out);
+                product_6x64(rows, g->from, w, 2L * g->chunk, g->from / 2, out);
             } else if (g->chunk == 32) {
-                product_12x32(rows, g->from, w, g->from / 2, out);
+                product_12x32(rows, g->from, w, 2L * g->chunk, g->from / 2, out);
             } else {
-                product_24x16(rows, g->from, w, g->from / 2, out);
+                product_24x16(rows, g->from, w, 2L * g->chunk, g->from / 2, out);
             }
         }
     }

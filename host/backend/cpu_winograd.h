@@ -1,5 +1,6 @@
-/* Private to cpu_winograd*.c: the input transform B^T d B, shared by the convolution and its weight
- * gradient. Include after <immintrin.h>. */
+/* Private to cpu_winograd*.c, what the convolution and its weight gradient share: the shapes they
+ * take, the input transform B^T d B, the matrix product. Include after <immintrin.h> and
+ * <string.h>. */
 #ifndef CUDISTILL_BACKEND_CPU_WINOGRAD_H
 #define CUDISTILL_BACKEND_CPU_WINOGRAD_H
 
@@ -10,6 +11,20 @@ enum { LANES = 16, POSITIONS = 16, ROW_PAD = 64, WIDTH_MAX = 256 };
 
 #define NATIVE __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")))
 #define INLINE static inline __attribute__((always_inline)) NATIVE
+
+/* Whether the form exists for a shape, whatever its kind. */
+static inline bool winograd_takes(CpuIsa isa, const ConvShape *s)
+{
+    return isa == CPU_AVX512_BF16 && s->act == DT_BF16 && s->kernel_h == 3 && s->kernel_w == 3 &&
+           s->stride == 1 && s->pad == 1 && s->groups == 1 && s->weight_ic == s->ic &&
+           s->ic % LANES == 0 && s->oc % LANES == 0 && s->w >= 2 && s->h >= 2 && s->w <= WIDTH_MAX;
+}
+
+/* Columns of one product. */
+static inline int winograd_chunk(int channels)
+{
+    return channels % 64 == 0 ? 64 : channels % 32 == 0 ? 32 : 16;
+}
 
 INLINE __m512 load_half(const bf16 *p)
 {
@@ -55,5 +70,49 @@ INLINE void input_column(const InputRows *in, int x, __m512 out[4])
     out[2] = _mm512_sub_ps(c, b);
     out[3] = _mm512_sub_ps(b, d);
 }
+
+/* Defines sum [ROWS][16 WIDE] = a times b, or += where ADD, in fp32. a holds pairs of bf16 as
+ * [row][pair] or, TRANSPOSED, [pair][row]; b is [pair][16 WIDE][2]. Pitches are in elements: of a's
+ * outer index, and of b's pairs. */
+#define WINOGRAD_PRODUCT(name, ROWS, WIDE, TRANSPOSED, ADD)                                        \
+    static NATIVE void name(const bf16 *a, long a_pitch, const bf16 *b, long b_pitch, int pairs,   \
+                            float *sum)                                                            \
+    {                                                                                              \
+        const long row_pitch = (TRANSPOSED) ? 2 : a_pitch;                                         \
+        const long pair_pitch = (TRANSPOSED) ? a_pitch : 2;                                        \
+        __m512 acc[ROWS][WIDE];                                                                    \
+        _Pragma("GCC unroll 24") for (int r = 0; r < (ROWS); r++)                                  \
+        {                                                                                          \
+            _Pragma("GCC unroll 4") for (int c = 0; c < (WIDE); c++)                               \
+            {                                                                                      \
+                acc[r][c] =                                                                        \
+                    (ADD) ? _mm512_load_ps(sum + (r * (WIDE) + c) * LANES) : _mm512_setzero_ps();  \
+            }                                                                                      \
+        }                                                                                          \
+        for (int k = 0; k < pairs; k++) {                                                          \
+            __m512i columns[WIDE];                                                                 \
+            _Pragma("GCC unroll 4") for (int c = 0; c < (WIDE); c++)                               \
+            {                                                                                      \
+                columns[c] = _mm512_load_si512(b + k * b_pitch + c * 2 * LANES);                   \
+            }                                                                                      \
+            _Pragma("GCC unroll 24") for (int r = 0; r < (ROWS); r++)                              \
+            {                                                                                      \
+                int pair;                                                                          \
+                memcpy(&pair, a + r * row_pitch + k * pair_pitch, sizeof pair);                    \
+                const __m512bh row = (__m512bh)_mm512_set1_epi32(pair);                            \
+                _Pragma("GCC unroll 4") for (int c = 0; c < (WIDE); c++)                           \
+                {                                                                                  \
+                    acc[r][c] = _mm512_dpbf16_ps(acc[r][c], row, (__m512bh)columns[c]);            \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+        _Pragma("GCC unroll 24") for (int r = 0; r < (ROWS); r++)                                  \
+        {                                                                                          \
+            _Pragma("GCC unroll 4") for (int c = 0; c < (WIDE); c++)                               \
+            {                                                                                      \
+                _mm512_store_ps(sum + (r * (WIDE) + c) * LANES, acc[r][c]);                        \
+            }                                                                                      \
+        }                                                                                          \
+    }
 
 #endif

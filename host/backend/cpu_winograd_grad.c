@@ -39,10 +39,7 @@ struct WinogradGrad {
 bool cpu_winograd_grad_supports(CpuIsa isa, const ConvShape *s, int threads)
 {
     const size_t sums = (size_t)threads * POSITIONS * (size_t)s->ic * (size_t)s->oc * sizeof(float);
-    return isa == CPU_AVX512_BF16 && s->kind == CONV_WGRAD && s->act == DT_BF16 &&
-           s->kernel_h == 3 && s->kernel_w == 3 && s->stride == 1 && s->pad == 1 &&
-           s->groups == 1 && s->weight_ic == s->ic && s->ic % LANES == 0 && s->oc % LANES == 0 &&
-           s->w >= 2 && s->h >= 2 && s->w <= WIDTH_MAX && sums <= SUMS_MAX_BYTES;
+    return s->kind == CONV_WGRAD && winograd_takes(isa, s) && sums <= SUMS_MAX_BYTES;
 }
 
 WinogradGrad *cpu_winograd_grad_open(const ConvShape *shape, int threads)
@@ -50,7 +47,7 @@ WinogradGrad *cpu_winograd_grad_open(const ConvShape *shape, int threads)
     WinogradGrad *g = xcalloc(1, sizeof *g);
     g->shape = *shape;
     g->threads = threads;
-    g->chunk = shape->ic % 64 == 0 ? 64 : shape->ic % 32 == 0 ? 32 : 16;
+    g->chunk = winograd_chunk(shape->ic);
     g->tiles_h = (shape->h + 1) / 2;
     g->tiles_w = (shape->w + 1) / 2;
     g->row_pairs = (g->tiles_w + 1) / 2;
@@ -68,24 +65,20 @@ void cpu_winograd_grad_close(WinogradGrad *g)
     free(g);
 }
 
-static size_t round_up(size_t bytes)
-{
-    return (bytes + 63) / 64 * 64;
-}
-
 static size_t v_bytes(const WinogradGrad *g)
 {
-    return round_up(POSITIONS * g->v_stride * sizeof(bf16));
+    return cpu_lines(POSITIONS * g->v_stride * sizeof(bf16));
 }
 
 static size_t d_bytes(const WinogradGrad *g)
 {
-    return round_up(POSITIONS * g->d_stride * sizeof(bf16));
+    return cpu_lines(POSITIONS * g->d_stride * sizeof(bf16));
 }
 
 static size_t zero_bytes(const WinogradGrad *g)
 {
-    return round_up((size_t)(g->shape.ic > g->shape.oc ? g->shape.ic : g->shape.oc) * sizeof(bf16));
+    return cpu_lines((size_t)(g->shape.ic > g->shape.oc ? g->shape.ic : g->shape.oc) *
+                     sizeof(bf16));
 }
 
 static size_t thread_bytes(const WinogradGrad *g)
@@ -216,49 +209,9 @@ static void transform_row(const WinogradGrad *g, const ConvArgs *args, long tile
 
 /* --- products --- */
 
-/* sum [ROWS][16 WIDE] += d [pairs][ROWS][2] transposed times v [pairs][16 WIDE][2]; pitches in
- * elements. */
-#define PRODUCT(name, ROWS, WIDE)                                                                  \
-    static NATIVE void name(const bf16 *d, long d_pitch, const bf16 *v, long v_pitch, int pairs,   \
-                            float *sum)                                                            \
-    {                                                                                              \
-        __m512 acc[ROWS][WIDE];                                                                    \
-        _Pragma("GCC unroll 16") for (int r = 0; r < (ROWS); r++)                                  \
-        {                                                                                          \
-            _Pragma("GCC unroll 4") for (int c = 0; c < (WIDE); c++)                               \
-            {                                                                                      \
-                acc[r][c] = _mm512_load_ps(sum + ((size_t)r * (WIDE) + (size_t)c) * LANES);        \
-            }                                                                                      \
-        }                                                                                          \
-        for (int k = 0; k < pairs; k++) {                                                          \
-            __m512i b[WIDE];                                                                       \
-            _Pragma("GCC unroll 4") for (int c = 0; c < (WIDE); c++)                               \
-            {                                                                                      \
-                b[c] = _mm512_load_si512(v + k * v_pitch + c * 2 * LANES);                         \
-            }                                                                                      \
-            _Pragma("GCC unroll 16") for (int r = 0; r < (ROWS); r++)                              \
-            {                                                                                      \
-                int pair;                                                                          \
-                memcpy(&pair, d + k * d_pitch + 2 * r, sizeof pair);                               \
-                const __m512bh a = (__m512bh)_mm512_set1_epi32(pair);                              \
-                _Pragma("GCC unroll 4") for (int c = 0; c < (WIDE); c++)                           \
-                {                                                                                  \
-                    acc[r][c] = _mm512_dpbf16_ps(acc[r][c], a, (__m512bh)b[c]);                    \
-                }                                                                                  \
-            }                                                                                      \
-        }                                                                                          \
-        _Pragma("GCC unroll 16") for (int r = 0; r < (ROWS); r++)                                  \
-        {                                                                                          \
-            _Pragma("GCC unroll 4") for (int c = 0; c < (WIDE); c++)                               \
-            {                                                                                      \
-                _mm512_store_ps(sum + ((size_t)r * (WIDE) + (size_t)c) * LANES, acc[r][c]);        \
-            }                                                                                      \
-        }                                                                                          \
-    }
-
-PRODUCT(product_4x64, 4, 4)
-PRODUCT(product_8x32, 8, 2)
-PRODUCT(product_16x16, 16, 1)
+WINOGRAD_PRODUCT(product_4x64, 4, 4, true, true)
+WINOGRAD_PRODUCT(product_8x32, 8, 2, true, true)
+WINOGRAD_PRODUCT(product_16x16, 16, 1, true, true)
 
 static void multiply(const WinogradGrad *g, const bf16 *v, const bf16 *d, int pairs, float *sums)
 {

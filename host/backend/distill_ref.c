@@ -5,7 +5,6 @@
  * number that may have underflowed. */
 #include "backend/distill_rows.h"
 #include "base/err.h"
-#include "base/half.h"
 #include <math.h>
 
 static const double ZSCORE_EPS = 1e-7; /* added to the standard deviation (LSKD) */
@@ -110,37 +109,6 @@ void distill_check_args(const DistillArgs *args)
     CHECK(!args->target_kind || args->target_weight, "target kinds without weights");
     for (int k = 0; k < spec->n_terms; k++) {
         check_term(&spec->terms[k], args);
-    }
-}
-
-static double load(const void *base, DType dtype, size_t i)
-{
-    switch (dtype) {
-    case DT_F32:
-        return ((const float *)base)[i];
-    case DT_BF16:
-        return bf16_to_float(((const bf16 *)base)[i]);
-    case DT_F16:
-        return fp16_to_float(((const fp16 *)base)[i]);
-    default:
-        return ((const double *)base)[i];
-    }
-}
-
-static void store(void *base, DType dtype, size_t i, double x)
-{
-    switch (dtype) {
-    case DT_F32:
-        ((float *)base)[i] = (float)x;
-        break;
-    case DT_BF16:
-        ((bf16 *)base)[i] = bf16_from_float((float)x);
-        break;
-    case DT_F16:
-        ((fp16 *)base)[i] = fp16_from_float((float)x);
-        break;
-    default:
-        ((double *)base)[i] = x;
     }
 }
 
@@ -649,8 +617,8 @@ static void run_row(Row *r)
     r->y = args->labels ? class_index(r, args->labels[r->row]) : -1;
     for (int k = 0; k < r->c; k++) {
         const size_t at = (size_t)r->row * (size_t)r->c + (size_t)k;
-        r->z[k] = args->z ? load(args->z, args->logits, at) : 0;
-        r->t[k] = args->t ? load(args->t, args->logits, at) : 0;
+        r->z[k] = args->z ? dtype_load(args->logits, args->z, at) : 0;
+        r->t[k] = args->t ? dtype_load(args->logits, args->t, at) : 0;
         r->dz[k] = 0;
     }
     if (args->t) {
@@ -676,8 +644,8 @@ static void store_gradient(const Row *r, bool valid)
     const DistillArgs *args = r->args;
     for (int k = 0; k < r->c; k++) {
         const size_t at = (size_t)r->row * (size_t)r->c + (size_t)k;
-        const double old = args->spec->dz_add ? load(args->dz, args->dz_type, at) : 0;
-        store(args->dz, args->dz_type, at, valid ? old + args->scale * r->dz[k] : old);
+        const double old = args->spec->dz_add ? dtype_load(args->dz_type, args->dz, at) : 0;
+        dtype_store(args->dz_type, args->dz, at, valid ? old + args->scale * r->dz[k] : old);
     }
 }
 
@@ -710,14 +678,14 @@ void distill_rows_ref(const DistillArgs *args, void *scratch)
             }
         }
         for (int i = 0; i < ROW_FIELDS && args->rows; i++) {
-            store(args->rows, args->stat_type, (size_t)r.row * ROW_FIELDS + (size_t)i,
-                  valid ? r.out[i] : 0);
+            dtype_store(args->stat_type, args->rows, (size_t)r.row * ROW_FIELDS + (size_t)i,
+                        valid ? r.out[i] : 0);
         }
         if (!args->spec->statistics_only) {
             store_gradient(&r, valid);
         }
     }
     for (int i = 0; i < SUM_FIELDS && args->sums; i++) {
-        store(args->sums, args->stat_type, (size_t)i, sums[i]);
+        dtype_store(args->stat_type, args->sums, (size_t)i, sums[i]);
     }
 }

@@ -139,9 +139,9 @@ static double scalar_input(const Step *step, const RunArgs *args, int slot, doub
 {
     const Node *node = step_node(step);
     const int tensor = slot < node->n_in ? node->in[slot] : -1;
-    return tensor < 0
-               ? absent
-               : ref_load(step->graph->tensors[tensor].dtype, step_address(step, args, tensor), 0);
+    return tensor < 0 ? absent
+                      : dtype_load(step->graph->tensors[tensor].dtype,
+                                   step_address(step, args, tensor), 0);
 }
 
 void ref_distill(const Step *step, const RunArgs *args, void *scratch)
@@ -195,15 +195,15 @@ void ref_grad_norm(const Step *step, const RunArgs *args)
     for (int p = 0; p < params->count; p++) {
         const Param *param = &params->items[p];
         for (size_t i = 0; param->arena == ARENA_WEIGHT && i < param->count; i++) {
-            const double g = ref_load(math, args->arena[ARENA_GRAD], param->offset + i);
+            const double g = dtype_load(math, args->arena[ARENA_GRAD], param->offset + i);
             squares += g * g;
             bad += isfinite(g) ? 0 : 1;
         }
     }
     const int stats = step_node(step)->out[0];
     void *out = step_address(step, args, stats);
-    ref_store(step->graph->tensors[stats].dtype, out, 0, squares);
-    ref_store(step->graph->tensors[stats].dtype, out, 1, bad);
+    dtype_store(step->graph->tensors[stats].dtype, out, 0, squares);
+    dtype_store(step->graph->tensors[stats].dtype, out, 1, bad);
 }
 
 typedef struct {
@@ -216,18 +216,18 @@ static void sgd_param(const Sgd *sgd, const RunArgs *args, const Param *param, b
 {
     const double *h = sgd->hyper;
     for (size_t i = param->offset; i < param->offset + param->count; i++) {
-        const double w = ref_load(sgd->math, args->arena[ARENA_WEIGHT], i);
+        const double w = dtype_load(sgd->math, args->arena[ARENA_WEIGHT], i);
         double g =
-            ref_load(sgd->math, args->arena[ARENA_GRAD], i) * h[HYPER_GRAD_SCALE] * sgd->clip;
+            dtype_load(sgd->math, args->arena[ARENA_GRAD], i) * h[HYPER_GRAD_SCALE] * sgd->clip;
         g += decay ? h[HYPER_WEIGHT_DECAY] * w : 0;
         double v = g;
         if (h[HYPER_FIRST] == 0) {
-            v = h[HYPER_MOMENTUM] * ref_load(sgd->math, args->moment, i) +
+            v = h[HYPER_MOMENTUM] * dtype_load(sgd->math, args->moment, i) +
                 (1 - h[HYPER_DAMPENING]) * g;
         }
         const double step = h[HYPER_NESTEROV] != 0 ? g + h[HYPER_MOMENTUM] * v : v;
-        ref_store(sgd->math, args->moment, i, v);
-        ref_store(sgd->math, args->arena[ARENA_WEIGHT], i, w - h[HYPER_LR] * step);
+        dtype_store(sgd->math, args->moment, i, v);
+        dtype_store(sgd->math, args->arena[ARENA_WEIGHT], i, w - h[HYPER_LR] * step);
     }
 }
 
@@ -238,17 +238,17 @@ void ref_sgd(const Step *step, const RunArgs *args)
     const Params *params = step->graph->params;
     Sgd sgd = {.clip = 1, .math = step->graph->math};
     for (int i = 0; i < HYPER_COUNT; i++) {
-        sgd.hyper[i] =
-            ref_load(tensors[node->in[0]].dtype, step_address(step, args, node->in[0]), (size_t)i);
+        sgd.hyper[i] = dtype_load(tensors[node->in[0]].dtype, step_address(step, args, node->in[0]),
+                                  (size_t)i);
     }
     const int stats = node->n_in > 1 ? node->in[1] : -1;
     if (stats >= 0) {
         const void *address = step_address(step, args, stats);
-        if (ref_load(tensors[stats].dtype, address, 1) > 0) {
+        if (dtype_load(tensors[stats].dtype, address, 1) > 0) {
             return;
         }
         const double norm =
-            sgd.hyper[HYPER_GRAD_SCALE] * sqrt(ref_load(tensors[stats].dtype, address, 0));
+            sgd.hyper[HYPER_GRAD_SCALE] * sqrt(dtype_load(tensors[stats].dtype, address, 0));
         if (sgd.hyper[HYPER_CLIP_NORM] > 0) {
             sgd.clip = fmin(1, sgd.hyper[HYPER_CLIP_NORM] / (norm + 1e-6));
         }

@@ -60,9 +60,6 @@ void ref_distill(const Step *step, const RunArgs *args, void *scratch);
 void ref_grad_norm(const Step *step, const RunArgs *args);
 void ref_sgd(const Step *step, const RunArgs *args);
 
-/* One element of a tensor as a double, and back with one rounding; I32 and U8 hold integers. */
-double ref_load(DType dtype, const void *base, size_t i);
-void ref_store(DType dtype, void *base, size_t i, double value);
 double ref_round(DType dtype, double value); /* what a store and a load make of it */
 
 #endif

@@ -67,10 +67,8 @@ __attribute__((format(printf, 3, 4))) static void note(Load *load, const char *p
     }
     va_list args;
     va_start(args, format);
-    char *message = NULL;
-    const int length = vasprintf(&message, format, args);
+    char *message = xvformat(format, args);
     va_end(args);
-    CHECK(length >= 0, "vasprintf refused '%s'", format);
     char *all = xformat("%s%s%s: %s", load->errors != NULL ? load->errors : "",
                         load->errors != NULL ? "\n" : "", place, message);
     free(message);
@@ -83,10 +81,8 @@ __attribute__((format(printf, 2, 3))) static void note_line(const Source *source
 {
     va_list args;
     va_start(args, format);
-    char *message = NULL;
-    const int length = vasprintf(&message, format, args);
+    char *message = xvformat(format, args);
     va_end(args);
-    CHECK(length >= 0, "vasprintf refused '%s'", format);
     char *place = xformat("%s:%d", source->path, source->line);
     note(source->load, place, "%s", message);
     free(place);

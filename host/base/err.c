@@ -22,25 +22,13 @@ static _Noreturn void out_of_memory(const char *what, size_t bytes)
     _exit(EXIT_OS);
 }
 
-static char *format_list(const char *format, va_list args)
-{
-    va_list again;
-    va_copy(again, args);
-    const int n = vsnprintf(NULL, 0, format, again);
-    va_end(again);
-    CHECK(n >= 0, "vsnprintf refused the format '%s'", format);
-    char *text = xmalloc((size_t)n + 1);
-    (void)vsnprintf(text, (size_t)n + 1, format, args);
-    return text;
-}
-
 Err *err_new(ExitCode code, const char *format, ...)
 {
     Err *err = xmalloc(sizeof *err);
     va_list args;
     va_start(args, format);
     err->code = code;
-    err->message = format_list(format, args);
+    err->message = xvformat(format, args);
     va_end(args);
     return err;
 }
@@ -52,7 +40,7 @@ Err *err_context(Err *err, const char *format, ...)
     }
     va_list args;
     va_start(args, format);
-    char *context = format_list(format, args);
+    char *context = xvformat(format, args);
     va_end(args);
     char *message = xformat("%s: %s", context, err->message);
     free(context);
@@ -139,11 +127,23 @@ char *xstrdup(const char *text)
     return copy;
 }
 
+char *xvformat(const char *format, va_list args)
+{
+    va_list again;
+    va_copy(again, args);
+    const int n = vsnprintf(NULL, 0, format, again);
+    va_end(again);
+    CHECK(n >= 0, "vsnprintf refused the format '%s'", format);
+    char *text = xmalloc((size_t)n + 1);
+    (void)vsnprintf(text, (size_t)n + 1, format, args);
+    return text;
+}
+
 char *xformat(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    char *text = format_list(format, args);
+    char *text = xvformat(format, args);
     va_end(args);
     return text;
 }

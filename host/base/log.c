@@ -46,12 +46,8 @@ void log_line(LogLevel level, const char *format, ...)
     }
     va_list args;
     va_start(args, format);
-    char *text = NULL;
-    const int length = vasprintf(&text, format, args);
+    char *text = xvformat(format, args);
     va_end(args);
-    if (length < 0) {
-        return;
-    }
     char *line = xformat("%s%s\n", level_prefix(level), text);
     free(text);
     size_t left = strlen(line);

@@ -3,6 +3,7 @@
 #include "graph/tensor.h"
 
 #include "base/err.h"
+#include "base/half.h"
 #include "base/rng.h"
 
 #include <stdlib.h>
@@ -52,6 +53,54 @@ double dtype_eps(DType dtype)
     default:
         return 0.0;
     }
+}
+
+double dtype_load(DType dtype, const void *base, size_t i)
+{
+    switch (dtype) {
+    case DT_F32:
+        return ((const float *)base)[i];
+    case DT_BF16:
+        return bf16_to_float(((const bf16 *)base)[i]);
+    case DT_F16:
+        return fp16_to_float(((const fp16 *)base)[i]);
+    case DT_F64:
+        return ((const double *)base)[i];
+    case DT_I32:
+        return ((const int32_t *)base)[i];
+    case DT_U8:
+        return ((const uint8_t *)base)[i];
+    case DT_COUNT:
+        break;
+    }
+    CHECK(false, "no such element type: %d", (int)dtype);
+}
+
+void dtype_store(DType dtype, void *base, size_t i, double value)
+{
+    switch (dtype) {
+    case DT_F32:
+        ((float *)base)[i] = (float)value;
+        return;
+    case DT_BF16:
+        ((bf16 *)base)[i] = bf16_from_float((float)value);
+        return;
+    case DT_F16:
+        ((fp16 *)base)[i] = fp16_from_float((float)value);
+        return;
+    case DT_F64:
+        ((double *)base)[i] = value;
+        return;
+    case DT_I32:
+        ((int32_t *)base)[i] = (int32_t)value;
+        return;
+    case DT_U8:
+        ((uint8_t *)base)[i] = (uint8_t)value;
+        return;
+    case DT_COUNT:
+        break;
+    }
+    CHECK(false, "no such element type: %d", (int)dtype);
 }
 
 static Arena role_arena(ParamRole role, bool trainable)

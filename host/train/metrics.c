@@ -63,11 +63,9 @@ __attribute__((format(printf, 2, 3))) static void text_add(Text *out, const char
 {
     va_list args;
     va_start(args, format);
-    char *piece = NULL;
-    const int size = vasprintf(&piece, format, args);
+    char *piece = xvformat(format, args);
     va_end(args);
-    CHECK(size >= 0, "vasprintf refused the format '%s'", format);
-    text_bytes(out, piece, (size_t)size);
+    text_bytes(out, piece, strlen(piece));
     free(piece);
 }
 

@@ -11,7 +11,7 @@
 #ifndef CUDISTILL_BACKEND_CPU_H
 #define CUDISTILL_BACKEND_CPU_H
 
-#include "backend/backend.h"
+#include "backend/host_device.h"
 
 /* Instruction sets our own loops are written for. BASE is plain C with 16-byte vectors and runs on
  * any processor. */
@@ -90,6 +90,9 @@ Err *cpu_isa_detect(const char *cap, CpuIsa *out);
 const char *cpu_isa_name(CpuIsa isa);
 
 /* --- convolution --- */
+/* Values of a timed choice (Choices) between the ways to compute a convolution: oneDNN's from 0 on,
+ * our own Winograd form. */
+enum { CHOICE_WINOGRAD = 16 };
 typedef enum { CONV_FORWARD, CONV_DGRAD, CONV_WGRAD } ConvKind;
 typedef struct {
     ConvKind kind;
@@ -165,11 +168,10 @@ void cpu_winograd_grad_run(const WinogradGrad *grad, const ConvArgs *args);
 
 /* --- the backend's state and its steps --- */
 typedef struct {
+    HostDevice host; /* first: host_device.h */
     int threads;
     CpuIsa isa;
     DnnlContext *dnnl;
-    bool queue_threads; /* every queue is a thread */
-    struct Queues *queues;
 } Cpu;
 
 /* What a prepared step is. run and the rest may be NULL. */
@@ -195,6 +197,13 @@ Err *cpu_prepare_linear(Step *step, CpuStep *own);
 Err *cpu_prepare_param(Step *step, CpuStep *own);
 Err *cpu_prepare_distill(Step *step, CpuStep *own);
 
+/* Bytes rounded up to whole cache lines: parts of a workspace begin at one. */
+static inline size_t cpu_lines(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+/* NULL where activations may have this type, else why not. */
+Err *cpu_check_storage(const Step *step, DType type);
 /* A [rows][channels] array read as [rows/repeat][width], width = repeat*channels, the smallest
  * multiple of CPU_BLOCK. */
 int cpu_width(int channels, int *repeat);

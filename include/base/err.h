@@ -69,6 +69,7 @@ void *xrealloc(void *old, size_t bytes);
 void *xaligned(size_t bytes);
 char *xstrdup(const char *text);
 char *xformat(const char *format, ...) __attribute__((format(printf, 1, 2)));
+char *xvformat(const char *format, va_list args) __attribute__((format(printf, 1, 0)));
 void *xgrow(void *old, size_t *capacity, size_t need, size_t element_size);
 
 #endif

@@ -12,6 +12,10 @@ size_t dtype_size(DType dtype);
 const char *dtype_name(DType dtype);
 double dtype_eps(
     DType dtype); /* distance from 1 to the next value: 2^-23, 2^-7, 2^-10, 2^-52; 0 for integers */
+/* Element i of an array as a double, and back: to nearest even (F32, F64 in one rounding, 16-bit types by way of
+ * float); integer types hold whole numbers. */
+double dtype_load(DType dtype, const void *base, size_t i);
+void dtype_store(DType dtype, void *base, size_t i, double value);
 
 /* Where memory lives. The address of a tensor is arena base + offset; tensors own nothing. */
 typedef enum {
