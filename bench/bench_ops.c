@@ -13,10 +13,12 @@
 
 #include "../tests/cases.h"
 #include "../tests/rig.h"
+#include "args.h"
 #include "peak.h"
 
 enum { RUNS = 15, FLUSH_BYTES = 96 << 20 };
 
+/* NOLINTBEGIN(bugprone-macro-parentheses): the arguments stand in initialisers. */
 #define NET_CONV(name, size, from, to, kernel, step)                                               \
     {name " forward",    OP_CONV, 64, size, size, from, .o = to, .k = kernel, .stride = step,      \
      .pad = (kernel) / 2},                                                                         \
@@ -38,6 +40,7 @@ enum { RUNS = 15, FLUSH_BYTES = 96 << 20 };
     {                                                                                              \
         name " bn_dx mask", OP_BN_DX, 64, size, size, channels, .form = C_MASK                     \
     }
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 static const OpCase CASES[] = {
     {"stem 3-16 32", OP_CONV, 64, 32, 32, 3, .o = 16, .k = 3, .pad = 1},
@@ -196,7 +199,8 @@ int main(int argc, char **argv)
     const char *only = value_of(argc, argv, "--only");
     const bool hot = argc > 1 && strcmp(argv[argc - 1], "--hot") == 0;
     Choices choices = {0};
-    const BackendOptions options = {.threads = threads ? atoi(threads) : 0, .choices = &choices};
+    const BackendOptions options = {.threads = threads ? arg_count("--threads", threads) : 0,
+                                    .choices = &choices};
     Limits limits = {0};
     fail(backend_open("cpu", &options, &limits.backend));
     DeviceInfo info;

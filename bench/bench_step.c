@@ -15,7 +15,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "args.h"
 #include "backend/exec.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "base/rng.h"
 #include "models/models.h"
@@ -52,14 +54,11 @@ static void fail(Err *err)
 
 static double resident_mib(void)
 {
-    long pages = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-    if (!file || fscanf(file, "%*d %ld", &pages) != 1) {
-        pages = 0;
-    }
-    if (file) {
-        fclose(file);
-    }
+    char *text = NULL;
+    err_free(file_read_text("/proc/self/statm", 256, &text));
+    const char *second = text ? strchr(text, ' ') : NULL; /* pages: virtual, resident, ... */
+    const long pages = second ? strtol(second, NULL, 10) : 0;
+    free(text);
     return (double)pages * (double)sysconf(_SC_PAGESIZE) / 1048576.0;
 }
 
@@ -251,11 +250,11 @@ int main(int argc, char **argv)
         if (strcmp(argv[i], "--pair") == 0) {
             snprintf(pair, sizeof pair, "%s", value);
         } else if (strcmp(argv[i], "--threads") == 0) {
-            o.threads = atoi(value);
+            o.threads = arg_count(argv[i], value);
         } else if (strcmp(argv[i], "--batch") == 0) {
-            o.batch = atoi(value);
+            o.batch = arg_count(argv[i], value);
         } else if (strcmp(argv[i], "--steps") == 0) {
-            o.steps = atoi(value);
+            o.steps = arg_count(argv[i], value);
         } else if (strcmp(argv[i], "--precision") == 0) {
             o.act = strcmp(value, "fp32") == 0 ? DT_F32 : DT_BF16;
         } else {

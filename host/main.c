@@ -34,7 +34,7 @@ static void print_help(FILE *out)
         out,
         "  cudistill help [section[.key]]\n      the configuration keys\n  cudistill version\n\n"
         "examples:\n"
-        "  cudistill suite configs/quickstart/suite.ini\n"
+        "  cudistill suite configs/quickstart.ini\n"
         "  cudistill train configs/cifar100/kd/wrn_16_2__resnet20.ini --set run.seed=2\n"
         "  cudistill eval student_best.safetensors --model resnet20 --data cifar100:DIR\n");
 }
@@ -53,6 +53,9 @@ static void wait_passively(char **argv)
 
 static int leave(Err *err)
 {
+    if (!err && (fflush(stdout) != 0 || ferror(stdout))) {
+        err = err_new(EXIT_IO, "the result could not be written to standard output");
+    }
     if (!err) {
         return EXIT_OK;
     }
@@ -79,7 +82,7 @@ int main(int argc, char **argv)
             return leave(command_help_key(argv[2]));
         }
         print_help(stdout);
-        return EXIT_OK;
+        return leave(NULL);
     }
     for (int i = 0; i < COMMAND_COUNT; i++) {
         if (strcmp(name, commands[i].name) == 0) {

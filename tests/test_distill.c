@@ -390,6 +390,60 @@ static void test_nan_stays_in_its_row(void **state)
     }
 }
 
+/* Of three classes every rank is below five: a row that is not finite must not count all the same,
+ * for either network, and the rows beside it must. */
+static void test_bad_rows_are_not_right(void **state)
+{
+    (void)state;
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    enum { CLASSES = 3, ROWS = 4, BAD_ROW = 2 };
+    Problem p = problem_new(CLASSES, ROWS, DT_F32, SPEC_KD, 2.0);
+    p.rows_valid = ROWS;
+    for (int row = 0; row < ROWS; row++) {
+        p.labels[row] = row % CLASSES;
+        for (int k = 0; k < CLASSES; k++) {
+            const float x = k == p.labels[row] ? 2.0f : 0.5f * (float)k;
+            ((float *)p.z)[row * CLASSES + k] = x;
+            ((float *)p.t)[row * CLASSES + k] = x;
+        }
+    }
+    for (int i = 0; i < 2 * 3 * 3; i++) {
+        const int value = i % 3;
+        const int where = i / 3 % 3; /* the label, one other class (-inf there is no fault), all */
+        const bool teacher = i / 9 == 1;
+        float *x = (float *)(teacher ? p.t : p.z) + BAD_ROW * CLASSES;
+        float kept[CLASSES];
+        memcpy(kept, x, sizeof kept);
+        for (int k = 0; k < CLASSES; k++) {
+            const bool hit_here = k == (p.labels[BAD_ROW] + where) % CLASSES;
+            x[k] = where == 2 || hit_here ? bad[value] : x[k];
+        }
+        const bool sound = value == 2 && where == 1;
+        for (int form = 0; form <= ISA_COUNT; form++) {
+            Result r = result_new(&p, DT_F32, DT_F32);
+            form == 0 ? run_ref(&p, &r) : run_cpu(&p, &r, isas[form - 1], 1);
+            const float *sums = r.sums;
+            const float hit = sound ? ROWS : ROWS - 1;
+            const float other = ROWS;
+            if (sums[SUM_TOP1] != (teacher ? other : hit) ||
+                sums[SUM_TOP5] != (teacher ? other : hit) ||
+                sums[SUM_TTOP1] != (teacher ? hit : other) ||
+                sums[SUM_TTOP5] != (teacher ? hit : other) || sums[SUM_AGREE] != hit ||
+                (value < 2 && sums[SUM_NONFINITE] != 1)) {
+                fail_msg("%g at %d of the %s, form %d: top1 %g, top5 %g, teacher %g, %g, agree %g, "
+                         "not finite %g",
+                         (double)bad[value], where, teacher ? "teacher" : "student", form,
+                         (double)sums[SUM_TOP1], (double)sums[SUM_TOP5], (double)sums[SUM_TTOP1],
+                         (double)sums[SUM_TTOP5], (double)sums[SUM_AGREE],
+                         (double)sums[SUM_NONFINITE]);
+            }
+            result_free(&r);
+        }
+        memcpy(x, kept, sizeof kept);
+    }
+    problem_free(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -401,6 +455,7 @@ int main(void)
         cmocka_unit_test(test_ties),
         cmocka_unit_test(test_extreme_logits_stay_finite),
         cmocka_unit_test(test_nan_stays_in_its_row),
+        cmocka_unit_test(test_bad_rows_are_not_right),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

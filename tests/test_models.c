@@ -9,6 +9,7 @@
 #include "models/load.h"
 #include "models/models.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -636,6 +637,27 @@ static void test_refusals(void **state)
     entry->type = WEIGHT_I32;
     assert_refused(&saved, (const char *[]){"fc.weight is I32", NULL});
     entry->type = WEIGHT_F32;
+
+    /* Values that are not finite, or not in fp32. Not the first tensor, so that writing too early
+     * would show. */
+    const void *data = entry->data;
+    float *bad = xmalloc(entry->bytes);
+    memcpy(bad, data, entry->bytes);
+    bad[3] = NAN;
+    bad[640 - 1] = -INFINITY;
+    entry->data = bad;
+    assert_refused(&saved,
+                   (const char *[]){"'fc.weight' holds 2 values that are not finite", NULL});
+    entry->data = data;
+    free(bad);
+    WeightEntry *variance = entry_of(saved.file, "layer1.0.bn1.running_var");
+    const WeightEntry kept_variance = *variance;
+    double wide[16] = {1, 1e39};
+    variance->type = WEIGHT_F64;
+    variance->bytes = sizeof wide;
+    variance->data = wide;
+    assert_refused(&saved, (const char *[]){"running_var' holds 1 values", NULL});
+    *variance = kept_variance;
 
     /* A longer network: the file's own kind and classes are named, long lists are cut. */
     Params kept = saved.params;

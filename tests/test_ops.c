@@ -365,6 +365,148 @@ static void test_backend_fp16(void **state)
     check_subject(DT_F16);
 }
 
+static const OpCase *case_named(const char *name)
+{
+    for (int i = 0; i < OP_CASE_COUNT; i++) {
+        if (strcmp(op_cases[i].name, name) == 0) {
+            return &op_cases[i];
+        }
+    }
+    fail_msg("no case '%s'", name);
+    return NULL;
+}
+
+/* The case after its data were written, ready for a test's own values. */
+static void open_case(Rig *rig, CaseNet *net, Backend *backend, const OpCase *c, DType act)
+{
+    case_build(c, act, net);
+    assert_null(rig_open(rig, backend, &net->graph, &(ExecOptions){.check_plan = true}));
+    write_data(rig, c, net, DATA_NORMAL, 5);
+    rig_refresh(rig);
+}
+
+/* Channels 0 to 3 have sums that are not finite and keep their statistics; the others get what they
+ * get from sound sums. Without any rows nothing changes. */
+static void check_running(Backend *backend, DType act)
+{
+    const OpCase *c = case_named("bn_running");
+    const size_t channels = (size_t)c->c;
+    CaseNet net;
+    Rig rig;
+    double *got[4][2]; /* before, sound sums, bad sums, no rows; mean and variance */
+    for (int run = 0; run < 4; run++) {
+        open_case(&rig, &net, backend, c, act);
+        double *sums =
+            case_input_values(c, 0, &net.graph.tensors[net.graph.nodes[0].in[0]], DATA_NORMAL, 5);
+        if (run == 2) {
+            sums[0] = sums[channels + 1] = NAN;
+            sums[2] = INFINITY;
+            sums[channels + 2] = INFINITY;
+            sums[channels + 3] = INFINITY;
+        }
+        if (run == 3) {
+            memset(sums, 0, (2 * channels + 1) * sizeof *sums);
+        }
+        rig_write(&rig, "in0", sums);
+        if (run > 0) {
+            rig_run(&rig, c->n, 1, false, true);
+        }
+        for (int i = 0; i < 2; i++) {
+            got[run][i] =
+                rig_get_param(&rig, ARENA_STATE, params_find(&net.params, i ? "var" : "mean"));
+        }
+        free(sums);
+        rig_close(&rig);
+        case_free(&net);
+    }
+    for (int i = 0; i < 2; i++) {
+        for (size_t k = 0; k < channels; k++) {
+            assert_true(got[1][i][k] != got[0][i][k]);
+            assert_true(got[2][i][k] == got[k < 4 ? 0 : 1][i][k]);
+            assert_true(got[3][i][k] == got[0][i][k]);
+        }
+    }
+    for (int run = 0; run < 4; run++) {
+        free(got[run][0]);
+        free(got[run][1]);
+    }
+}
+
+/* Every third input is NaN: exactly those outputs are NaN, and no ReLU hides one. */
+static void check_nan(Backend *backend, const char *name, DType act)
+{
+    const OpCase *c = case_named(name);
+    CaseNet net;
+    Rig rig;
+    open_case(&rig, &net, backend, c, act);
+    const Tensor *x = &net.graph.tensors[net.graph.nodes[0].in[0]];
+    double *values = case_input_values(c, 0, x, DATA_NORMAL, 5);
+    const size_t elems = tensor_elems(x);
+    for (size_t i = 0; i < elems; i += 3) {
+        values[i] = NAN;
+    }
+    rig_write(&rig, "in0", values);
+    rig_run(&rig, c->n, 1, false, true);
+    double *out = rig_read(&rig, "out0");
+    for (size_t i = 0; i < elems; i++) {
+        if (isnan(out[i]) != (i % 3 == 0)) {
+            fail_msg("%s on %s, %s: out[%zu] = %g of input %g", name, backend->name,
+                     dtype_name(act), i, out[i], values[i]);
+        }
+    }
+    free(values);
+    free(out);
+    rig_close(&rig);
+    case_free(&net);
+}
+
+/* One NaN weight: all of its output channel is NaN in the definition, ReLU or not. */
+static void check_nan_weight(Backend *ref)
+{
+    const OpCase *c = case_named("conv bias relu");
+    CaseNet net;
+    Rig rig;
+    open_case(&rig, &net, ref, c, DT_F32);
+    const int param = params_find(&net.params, "bias");
+    double *bias = rig_get_param(&rig, ARENA_WEIGHT, param);
+    bias[1] = NAN;
+    rig_set_param(&rig, ARENA_WEIGHT, param, bias);
+    rig_refresh(&rig);
+    rig_run(&rig, c->n, 1, false, true);
+    double *out = rig_read(&rig, "out0");
+    for (size_t i = 0; i < rig_elems(&rig, "out0"); i++) {
+        assert_int_equal(isnan(out[i]) != 0, i % (size_t)c->o == 1);
+        assert_false(out[i] < 0);
+    }
+    free(bias);
+    free(out);
+    rig_close(&rig);
+    case_free(&net);
+}
+
+static void test_not_finite(void **state)
+{
+    (void)state;
+    static const char *const relus[] = {"relu", "add relu", "bn_apply relu"};
+    Backend *ref = open_backend("ref");
+    Backend *subject = open_backend(subject_name);
+    DeviceInfo info;
+    subject->info(subject, &info);
+    check_running(ref, DT_F64);
+    check_running(ref, DT_F32);
+    check_running(subject, DT_F32);
+    for (int i = 0; i < 3; i++) {
+        check_nan(ref, relus[i], DT_F32);
+        check_nan(subject, relus[i], DT_F32);
+        if (info.bf16) {
+            check_nan(subject, relus[i], DT_BF16);
+        }
+    }
+    check_nan_weight(ref);
+    backend_close(subject);
+    backend_close(ref);
+}
+
 /* Known values by hand, so that ref itself is pinned to something: PyTorch's SGD on one weight,
  * two steps. */
 static void test_sgd_by_hand(void **state)
@@ -419,7 +561,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sgd_by_hand),  cmocka_unit_test(test_ref_fp32_follows_double),
         cmocka_unit_test(test_backend_fp32), cmocka_unit_test(test_backend_bf16),
-        cmocka_unit_test(test_backend_fp16),
+        cmocka_unit_test(test_backend_fp16), cmocka_unit_test(test_not_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

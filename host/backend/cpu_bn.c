@@ -169,10 +169,14 @@ static void run_running(CpuStep *own, const Step *step, const RunArgs *args)
     const int channels = cpu_out(step, 0)->c;
     const double count = (double)sums[2 * channels];
     const double m = (double)step_node(step)->attr.bn.momentum;
-    if (count < 1.0) {
+    if (!(count >= 1.0)) {
         return;
     }
     for (int c = 0; c < channels; c++) {
+        /* The sums, since the clamp below hides a NaN in the variance. */
+        if (!isfinite(sums[c]) || !isfinite(sums[channels + c])) {
+            continue;
+        }
         const double batch_mean = (double)sums[c] / count;
         const double square = (double)sums[channels + c] / count - batch_mean * batch_mean;
         const double batch_var =

@@ -277,6 +277,12 @@ static void unit_statistics(DistillRow *r, const DistillSoft *unit, int column_m
     r->out[column_ce] = r->has_label ? -unit->log_py : 0;
 }
 
+/* With fewer classes than `top`, rank C alone would make a row without a prediction right. */
+static bool is_right(const DistillRow *r, int column_arg, int column_rank, int column_ce, int top)
+{
+    return r->out[column_arg] >= 0 && isfinite(r->out[column_ce]) && r->out[column_rank] < top;
+}
+
 /* Energy before T = 1, so that its exponentials can serve there. */
 static void teacher_statistics(DistillRow *r)
 {
@@ -288,8 +294,8 @@ static void teacher_statistics(DistillRow *r)
     r->sum[SUM_CE_T] = r->out[ROW_CE_T];
     r->sum[SUM_ENERGY] = r->out[ROW_ENERGY];
     if (r->has_label) {
-        r->sum[SUM_TTOP1] = r->out[ROW_TRANK] < 1;
-        r->sum[SUM_TTOP5] = r->out[ROW_TRANK] < 5;
+        r->sum[SUM_TTOP1] = is_right(r, ROW_TARG, ROW_TRANK, ROW_CE_T, 1);
+        r->sum[SUM_TTOP5] = is_right(r, ROW_TARG, ROW_TRANK, ROW_CE_T, 5);
     }
 }
 
@@ -303,8 +309,8 @@ static void student_statistics(DistillRow *r)
                     ROW_CE_S);
     r->sum[SUM_CE_S] = r->out[ROW_CE_S];
     if (r->has_label) {
-        r->sum[SUM_TOP1] = r->out[ROW_SRANK] < 1;
-        r->sum[SUM_TOP5] = r->out[ROW_SRANK] < 5;
+        r->sum[SUM_TOP1] = is_right(r, ROW_SARG, ROW_SRANK, ROW_CE_S, 1);
+        r->sum[SUM_TOP5] = is_right(r, ROW_SARG, ROW_SRANK, ROW_CE_S, 5);
     }
     r->sum[SUM_AGREE] = r->args->t && r->out[ROW_SARG] >= 0 && r->out[ROW_SARG] == r->out[ROW_TARG];
 }

@@ -22,7 +22,9 @@ typedef struct {
 
 void distill_net_split(const DistillRow *r, DistillNet *net)
 {
-    net->xy = net->x[r->y];
+    /* An infinite target would pass as a certain prediction; as NaN it spoils its row, as an
+     * infinite logit of another class does. */
+    net->xy = net->x[r->y] == INFINITY ? NAN : net->x[r->y];
     net->x[r->y] = -INFINITY;
     net->x0 = r->vec->max(net->x, r->c);
     net->sd = -1;

@@ -544,13 +544,13 @@ static void run_cross_entropy(Row *r)
     r->sum[SUM_CE] = b * ce;
 }
 
-/* Confidence, prediction, rank and CE of one network's row. A row with NaN has no prediction: -1,
- * rank C. */
+/* Confidence, prediction, rank and CE of one network's row. A row with NaN, +inf or nothing but -inf
+ * has no prediction: -1, rank C. */
 static void row_statistics(Row *r, const double *x, int column_max, int column_arg, int column_rank,
                            int column_ce)
 {
     const double lse = log_sum_exp(x, r->c, 1, -1);
-    const bool bad = isnan(lse);
+    const bool bad = !isfinite(lse);
     const int top = arg_max(x, r->c);
     r->out[column_max] = exp(x[top] - lse);
     r->out[column_arg] = bad ? -1 : top;
@@ -565,6 +565,12 @@ static void row_statistics(Row *r, const double *x, int column_max, int column_a
     }
 }
 
+/* With fewer classes than `top`, rank C alone would make a row without a prediction right. */
+static bool is_right(const Row *r, int column_arg, int column_rank, int column_ce, int top)
+{
+    return r->out[column_arg] >= 0 && isfinite(r->out[column_ce]) && r->out[column_rank] < top;
+}
+
 static void teacher_statistics(Row *r)
 {
     const double temperature = r->args->spec->energy_temperature;
@@ -573,8 +579,8 @@ static void teacher_statistics(Row *r)
     r->sum[SUM_CE_T] = r->out[ROW_CE_T];
     r->sum[SUM_ENERGY] = r->out[ROW_ENERGY];
     if (r->y >= 0) {
-        r->sum[SUM_TTOP1] = r->out[ROW_TRANK] < 1;
-        r->sum[SUM_TTOP5] = r->out[ROW_TRANK] < 5;
+        r->sum[SUM_TTOP1] = is_right(r, ROW_TARG, ROW_TRANK, ROW_CE_T, 1);
+        r->sum[SUM_TTOP5] = is_right(r, ROW_TARG, ROW_TRANK, ROW_CE_T, 5);
     }
 }
 
@@ -583,8 +589,8 @@ static void student_statistics(Row *r)
     row_statistics(r, r->z, ROW_PMAX, ROW_SARG, ROW_SRANK, ROW_CE_S);
     r->sum[SUM_CE_S] = r->out[ROW_CE_S];
     if (r->y >= 0) {
-        r->sum[SUM_TOP1] = r->out[ROW_SRANK] < 1;
-        r->sum[SUM_TOP5] = r->out[ROW_SRANK] < 5;
+        r->sum[SUM_TOP1] = is_right(r, ROW_SARG, ROW_SRANK, ROW_CE_S, 1);
+        r->sum[SUM_TOP5] = is_right(r, ROW_SARG, ROW_SRANK, ROW_CE_S, 5);
     }
 }
 

@@ -106,7 +106,7 @@ void ref_conv(const RefOp *op)
     }
     conv_taps(&conv, tap_forward, &data);
     for (size_t i = 0; conv.attr->relu && i < outputs; i++) {
-        data.y[i] = data.y[i] > 0 ? data.y[i] : 0;
+        data.y[i] = data.y[i] < 0 ? 0 : data.y[i];
     }
 }
 

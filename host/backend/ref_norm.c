@@ -65,6 +65,12 @@ void ref_bn_running(const RefOp *op)
     for (size_t i = 0; i < c; i++) {
         double mean, var;
         moments(op->in[0], c, i, &mean, &var);
+        op->out[0][i] = op->in[1][i];
+        op->out[1][i] = op->in[2][i];
+        /* `moments` hides a NaN in the variance, so the sums themselves are looked at. */
+        if (!(count >= 1) || !isfinite(op->in[0][i]) || !isfinite(op->in[0][c + i])) {
+            continue;
+        }
         const double unbiased = count > 1 ? var * count / (count - 1) : var;
         op->out[0][i] = (1 - momentum) * op->in[1][i] + momentum * mean;
         op->out[1][i] = (1 - momentum) * op->in[2][i] + momentum * unbiased;

@@ -3,6 +3,7 @@
 #include "models/load.h"
 
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -183,6 +184,32 @@ static Err *compare(const Params *params, const char *prefix, const WeightsFile 
     return err;
 }
 
+/* NULL when every value that would be loaded is finite in fp32. `scratch` holds the largest
+ * tensor. */
+static Err *check_values(const Params *params, const char *prefix, const WeightsFile *file,
+                         float *const arena[ARENA_COUNT], float *scratch)
+{
+    for (int i = 0; i < params->count; ++i) {
+        const Param *p = &params->items[i];
+        if (!under_prefix(p, prefix) || !arena[p->arena]) {
+            continue;
+        }
+        const char *name = p->name + strlen(prefix);
+        weights_to_float(weights_find(file, name), scratch);
+        size_t bad = 0;
+        for (size_t k = 0; k < p->count; ++k) {
+            bad += !isfinite(scratch[k]);
+        }
+        if (bad > 0) {
+            return err_new(EXIT_BAD_DATA,
+                           "tensor '%s' holds %zu values that are not finite: the file is damaged "
+                           "or was written by a training that diverged; choose another",
+                           name, bad);
+        }
+    }
+    return NULL;
+}
+
 Err *model_load_weights(const Params *params, const char *prefix, const WeightsFile *file,
                         float *const arena[ARENA_COUNT])
 {
@@ -193,9 +220,10 @@ Err *model_load_weights(const Params *params, const char *prefix, const WeightsF
         most = under_prefix(p, prefix) && p->count > most ? p->count : most;
     }
     float *scratch = xmalloc(most * sizeof *scratch);
+    Err *err = check_values(params, prefix, file, arena, scratch);
     for (int i = 0; i < params->count; ++i) {
         const Param *p = &params->items[i];
-        if (!under_prefix(p, prefix) || !arena[p->arena]) {
+        if (err || !under_prefix(p, prefix) || !arena[p->arena]) {
             continue;
         }
         const WeightEntry *entry = weights_find(file, p->name + strlen(prefix));
@@ -208,7 +236,7 @@ Err *model_load_weights(const Params *params, const char *prefix, const WeightsF
         }
     }
     free(scratch);
-    return NULL;
+    return err;
 }
 
 /* ---- Recognising ---- */

@@ -9,6 +9,7 @@
 #include "train/store.h"
 
 #include <getopt.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,12 +22,20 @@ typedef struct {
     bool json;
 } EvalArgs;
 
-static Err *parse_three(const char *option, const char *text, float out[3])
+/* Three numbers with commas; `least` is the smallest that makes sense. */
+static Err *parse_three(const char *option, const char *text, float least, float out[3])
 {
-    if (sscanf(text, "%f,%f,%f", &out[0], &out[1], &out[2]) != 3) {
+    int end = 0;
+    const bool three = sscanf(text, "%f,%f,%f%n", &out[0], &out[1], &out[2], &end) == 3;
+    bool fine = three && text[end] == '\0';
+    for (int i = 0; fine && i < 3; i++) {
+        fine = isfinite(out[i]) && out[i] >= least;
+    }
+    if (!fine) {
         return err_new(EXIT_USAGE_ERR,
-                       "--%s %s: three numbers with commas are needed, as 0.5071,0.4867,0.4408",
-                       option, text);
+                       "--%s %s: three numbers of at least %g with commas are needed, as "
+                       "0.5071,0.4867,0.4408",
+                       option, text, (double)least);
     }
     return NULL;
 }
@@ -61,9 +70,9 @@ static Err *parse_option(int option, const char *value, EvalArgs *args)
     case 't':
         return parse_count("threads", value, &args->threads);
     case 'M':
-        return parse_three("mean", value, args->mean);
+        return parse_three("mean", value, 0.0f, args->mean);
     case 'S':
-        return parse_three("std", value, args->std);
+        return parse_three("std", value, 1e-6f, args->std);
     case 'j':
         args->json = true;
         return NULL;
@@ -118,9 +127,13 @@ static Err *open_eval(const EvalArgs *args, const Dataset *dataset, Backend *bac
 static void print_eval(const EvalArgs *args, const EvalResult *r)
 {
     if (args->json) {
+        char loss[32] = "null"; /* JSON has no NaN */
+        if (isfinite(r->loss)) {
+            snprintf(loss, sizeof loss, "%.6f", r->loss);
+        }
         printf(
-            "{\"top1\": %.4f, \"top5\": %.4f, \"loss\": %.6f, \"count\": %ld, \"seconds\": %.3f}\n",
-            r->top1, r->top5, r->loss, r->count, r->seconds);
+            "{\"top1\": %.4f, \"top5\": %.4f, \"loss\": %s, \"count\": %ld, \"seconds\": %.3f}\n",
+            r->top1, r->top5, loss, r->count, r->seconds);
         return;
     }
     printf("%s  %s  top-1 %.2f %%  top-5 %.2f %%  loss %.4f  %ld images  %.2f s  %.0f img/s\n",
@@ -150,7 +163,7 @@ Err *command_eval(int argc, char **argv)
         err = open_eval(&args, dataset, backend, &params, &store, &exec);
     }
     if (!err) {
-        const EvalResult result = evaluate(exec, dataset, false);
+        const EvalResult result = evaluate(exec, dataset, false, false);
         print_eval(&args, &result);
     }
     exec_close(exec);

@@ -3,23 +3,37 @@
 
 #include "base/log.h"
 
-Err *epoch_progress(Run *run)
+/* Records that cannot be written (a full disk, a removed file) cost a warning, once, never the run:
+ * what must not be lost is the checkpoint, which has its own policy. */
+static void note(Run *run, Err *err)
+{
+    if (!err) {
+        run->record_failed = false;
+        return;
+    }
+    if (!run->record_failed) {
+        log_warn("step %ld: %s; training goes on", run->state.step, err->message);
+    }
+    run->record_failed = true;
+    err_free(err);
+}
+
+void epoch_progress(Run *run)
 {
     const double now = now_s();
     const double seconds = now - run->last_line;
     if (seconds < run->settings->log_every_s || run->interval.steps == 0) {
-        return NULL;
+        return;
     }
     const Meter *m = &run->interval;
     const double rows = m->sums[SUM_ROWS];
     log_info("epoch %u/%d  step %ld  loss %.4f  top-1 %.2f %%  lr %.5f  %.0f img/s",
              run->state.epoch + 1, run->settings->schedule.epochs, run->state.step,
              m->sums[SUM_LOSS] / rows, 100.0 * m->sums[SUM_TOP1] / rows, run->lr, rows / seconds);
-    Err *err = metrics_step(run->metrics, run->state.step, (int)run->state.epoch + 1, run->lr, m,
-                            run->objective.spec.n_terms);
+    note(run, metrics_step(run->metrics, run->state.step, (int)run->state.epoch + 1, run->lr, m,
+                           run->objective.spec.n_terms));
     meter_reset(&run->interval);
     run->last_line = now;
-    return err;
 }
 
 static void fill_record(const Run *run, const EvalResult *eval, double images_per_s,
@@ -48,7 +62,7 @@ static void fill_record(const Run *run, const EvalResult *eval, double images_pe
     }
 }
 
-Err *epoch_end(Run *run, bool ended)
+void epoch_end(Run *run, bool ended)
 {
     const Settings *s = run->settings;
     RunState *st = &run->state;
@@ -63,7 +77,7 @@ Err *epoch_end(Run *run, bool ended)
     const double begin = now_s();
     if (due) {
         exec_refresh(run->eval, true);
-        eval = evaluate(run->eval, run->test_set, false);
+        eval = evaluate(run->eval, run->test_set, false, false);
         st->last_top1 = eval.top1;
         st->last_top5 = eval.top5;
         st->last_loss = eval.loss;
@@ -75,7 +89,7 @@ Err *epoch_end(Run *run, bool ended)
         st->best_top1 = eval.top1;
         st->best_epoch = (uint32_t)epoch;
         record.best = true;
-        TRY(run_save_student(run, s->out, "student_best.safetensors"));
+        note(run, run_save_student(run, s->out, "student_best.safetensors"));
     }
     if (due) {
         log_info("epoch %d/%d  train loss %.4f  test top-1 %.2f %%  top-5 %.2f %%%s  %.0f img/s",
@@ -87,7 +101,7 @@ Err *epoch_end(Run *run, bool ended)
         st->position = 0;
         meter_reset(&st->epoch_meter);
     }
-    return metrics_epoch(run->metrics, &record);
+    note(run, metrics_epoch(run->metrics, &record));
 }
 
 bool epoch_save_due(const Run *run, bool epoch_ended)

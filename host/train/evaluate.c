@@ -4,10 +4,11 @@
 
 #include "base/log.h"
 #include "graph/distill_spec.h"
+#include "train/signals.h"
 
 #include <math.h>
 
-EvalResult evaluate(Exec *exec, const Dataset *dataset, bool as_teacher)
+EvalResult evaluate(Exec *exec, const Dataset *dataset, bool as_teacher, bool may_stop)
 {
     EvalResult result = {0};
     const int batch = exec_graph(exec)->batch;
@@ -29,6 +30,10 @@ EvalResult evaluate(Exec *exec, const Dataset *dataset, bool as_teacher)
         result.right5 += lrintf(sums[top5]);
         loss += (double)sums[ce];
         result.count += rows;
+        if (may_stop && signals_pending()) {
+            result.stopped = true;
+            break;
+        }
     }
     result.seconds = now_s() - begin;
     if (result.count > 0) {

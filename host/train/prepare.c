@@ -1,12 +1,21 @@
-/* The teacher's check and the passes over the training set before step 1 (the energy scan). Both run the teacher's inference graph; a wrong normalisation or label order
- * shows here, before any training. */
+/* The teacher's check and the passes over the training set before step 1 (the energy scan). Both
+ * run the teacher's inference graph; a wrong normalisation or label order shows here, before any
+ * training. */
 #include "train/prepare.h"
 
 #include "base/log.h"
 #include "distill/energy.h"
+#include "train/signals.h"
 
 #include <math.h>
 #include <stdlib.h>
+
+static Err *stopped(int signal)
+{
+    return err_new(
+        signals_exit_code(signal),
+        "stopped by signal %d before step 1: nothing to save, run the same command again", signal);
+}
 
 Err *prepare_check_teacher(Run *run)
 {
@@ -14,20 +23,30 @@ Err *prepare_check_teacher(Run *run)
     Exec *exec;
     TRY(run_eval_exec(run, &run->teacher, TEACHER_PREFIX, s->eval_batch, &exec));
     exec_refresh(exec, false);
-    const EvalResult result = evaluate(exec, run->test_set, true);
+    const EvalResult result = evaluate(exec, run->test_set, true, true);
     exec_close(exec);
+    if (result.stopped) {
+        return stopped(signals_pending());
+    }
     log_info("teacher %s: top-1 %.2f %%, top-5 %.2f %% on %ld test images (%s)", s->teacher_model,
              result.top1, result.top5, result.count, s->teacher_weights);
     if (s->expect_top1 >= 0 && fabs(result.top1 - s->expect_top1) > s->tolerance) {
         return err_new(
             EXIT_TEACHER,
             "teacher %s: top-1 %.2f %%, expected %.2f +- %.2f: check teacher.mean, teacher.std, "
-            "the label "
-            "order of the data and that the file is the one meant; or set teacher.expect_top1",
+            "the label order of the data and that the file is the one meant; or set "
+            "teacher.expect_top1",
             s->teacher_weights, result.top1, s->expect_top1, s->tolerance);
     }
+    if (!isfinite(result.loss)) {
+        return err_new(
+            EXIT_TEACHER,
+            "teacher %s: its loss on the test set is not finite: the file is damaged, or "
+            "teacher.precision = fp32 is needed",
+            s->teacher_weights);
+    }
     const double chance = 100.0 / run->test_set->classes;
-    if (result.top1 < 2.0 * chance) {
+    if (result.top1 < chance + 0.05 * (100.0 - chance)) {
         log_warn("the teacher is hardly better than chance (%.2f %%): is its normalisation or "
                  "label order wrong?",
                  chance);
@@ -61,10 +80,13 @@ static Err *collect_column(Run *run, Exec *exec, const Preparation *preparation,
             values[(*count)++] = rows[i * ROW_FIELDS + (uint32_t)preparation->column];
         }
         loader_release(loader, batch);
+        if (signals_pending()) {
+            break;
+        }
     }
     free(rows);
     loader_close(loader);
-    return NULL;
+    return signals_pending() ? stopped(signals_pending()) : NULL;
 }
 
 static Err *use_column(Run *run, const Preparation *preparation, float *values, size_t count)
@@ -86,9 +108,11 @@ Err *prepare_passes(Run *run)
         const Phase *phase = &preparation->phase;
         CHECK(phase->nets == PHASE_TEACHER && phase->source == BATCH_PASS,
               "preparation %s: not a teacher's pass", phase->name);
+        const int wanted = phase->batch ? phase->batch : run->settings->batch;
+        const int images = (int)run->train_set->count;
         Exec *exec;
-        TRY(run_eval_exec(run, &run->teacher, TEACHER_PREFIX,
-                          phase->batch ? phase->batch : run->settings->batch, &exec));
+        TRY(run_eval_exec(run, &run->teacher, TEACHER_PREFIX, wanted < images ? wanted : images,
+                          &exec));
         exec_refresh(exec, false);
         float *values = xmalloc(run->train_set->count * sizeof *values);
         size_t count = 0;

@@ -42,11 +42,17 @@ Err *precision_choose(Backend *backend, Precision wanted, DType *act)
     return NULL;
 }
 
-/* Loader workers and compute threads together never exceed the cores. */
+/* What taskset, a container or a scheduler left to this process. */
+static int allowed_cores(void)
+{
+    cpu_set_t allowed;
+    return sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
+}
+
+/* Left to themselves, loader workers and compute threads together never exceed the cores. */
 static void share_cores(const Settings *s, int *workers, int *threads)
 {
-    cpu_set_t allowed; /* what taskset, a container or a scheduler left to this process */
-    const int cores = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
+    const int cores = allowed_cores();
     *workers = s->workers >= 0 ? s->workers : cores <= 4 ? 0 : 2;
     const char *omp = getenv("OMP_NUM_THREADS");
     const int asked = omp ? atoi(omp) : 0;
@@ -62,6 +68,36 @@ static Err *open_data(Run *run)
     TRY(dataset_open(s->dataset, SPLIT_TRAIN, &run->train_set));
     TRY(dataset_open(s->dataset, SPLIT_TEST, &run->test_set));
     snprintf(run->state.dataset_hash, sizeof run->state.dataset_hash, "%s", run->train_set->hash);
+    return NULL;
+}
+
+/* Compares what computes now with what computed the earlier part, and notes it for the next checkpoint. */
+static Err *settle_arithmetic(Run *run, const DeviceInfo *info)
+{
+    Arithmetic now = {0};
+    snprintf(now.student_act, sizeof now.student_act, "%s", dtype_name(run->student.act));
+    snprintf(now.teacher_act, sizeof now.teacher_act, "%s",
+             run->settings->teacher_model ? dtype_name(run->teacher.act) : "");
+    snprintf(now.backend, sizeof now.backend, "%s", run->backend->name);
+    snprintf(now.library, sizeof now.library, "%s", info->library);
+    const Arithmetic then = run->state.arithmetic;
+    run->state.arithmetic = now;
+    if (!run->resumed) {
+        return NULL;
+    }
+    const char *out = run->settings->out;
+    if (strcmp(then.student_act, now.student_act) != 0) {
+        return run_drift(out, "train.precision (type of the student's activations here)",
+                         then.student_act, now.student_act);
+    }
+    if (strcmp(then.teacher_act, now.teacher_act) != 0) {
+        return run_drift(out, "teacher.precision (type of the teacher's activations here)",
+                         then.teacher_act, now.teacher_act);
+    }
+    if (strcmp(then.backend, now.backend) != 0 || strcmp(then.library, now.library) != 0) {
+        log_warn("%s was begun on %s (%s), now it is %s (%s): results are no longer the same bits",
+                 out, then.backend, then.library, now.backend, now.library);
+    }
     return NULL;
 }
 
@@ -89,7 +125,7 @@ static Err *open_backend(Run *run, int threads)
              info.library, info.threads, dtype_name(act), s->teacher_model ? ", teacher " : "",
              s->teacher_model ? dtype_name(teacher_act) : "");
     run->state.threads = info.threads;
-    return NULL;
+    return settle_arithmetic(run, &info);
 }
 
 static Err *open_exec(const Run *run, Graph *graph, int last_batch, bool shared, Exec **exec)
@@ -197,6 +233,19 @@ static Err *lock_folder(Run *run)
                : NULL;
 }
 
+/* A folder that was absent a moment ago may have been made, used and left by another process meanwhile. */
+static Err *claim_new_folder(Run *run)
+{
+    TRY(lock_folder(run));
+    bool found;
+    TRY(run_has_checkpoints(run, &found));
+    return found ? err_new(EXIT_CANT_CREATE,
+                           "%s: another process began this run at the same time: run the same "
+                           "command again to resume it, or choose another run.out",
+                           run->settings->out)
+                 : NULL;
+}
+
 static Err *make_folder(Run *run)
 {
     const Settings *s = run->settings;
@@ -204,7 +253,9 @@ static Err *make_folder(Run *run)
     Err *err = dir_make(checkpoints);
     free(checkpoints);
     TRY(err);
-    TRY(lock_folder(run));
+    if (run->lock_fd < 0) {
+        TRY(claim_new_folder(run));
+    }
     char *path = path_join(s->out, "config.ini");
     char *text = config_text(s->config, true);
     err = file_write_atomic(path, text, strlen(text));
@@ -213,19 +264,45 @@ static Err *make_folder(Run *run)
     return err;
 }
 
-/* Reads the state of an earlier part and settles the thread count: results repeat at one count only. */
+/* Reads the state of an earlier part and settles the thread count: results repeat at one count only, so a count that
+ * nobody asked for follows the checkpoint. */
 static Err *read_earlier_part(Run *run, Resume resume, int *threads, char **checkpoint)
 {
     TRY(lock_folder(run));
     TRY(run_read_state(run, resume, checkpoint));
     run->resumed = *checkpoint != NULL;
-    if (run->resumed && run->state.threads != *threads) {
-        log_warn(
-            "the run was begun with %d threads: using %d again, so that results stay the same bits",
-            run->state.threads, run->state.threads);
-        *threads = run->state.threads;
+    if (!run->resumed || run->state.threads == *threads) {
+        return NULL;
     }
+    if (run->settings->threads > 0) {
+        log_warn("the run was begun with %d threads and dist.threads = %d was given: results are "
+                 "no longer the same bits",
+                 run->state.threads, *threads);
+        choices_free(&run->choices); /* they were timed at another count */
+        return NULL;
+    }
+    log_warn(
+        "the run was begun with %d threads: using %d again, so that results stay the same bits",
+        run->state.threads, run->state.threads);
+    *threads = run->state.threads;
     return NULL;
+}
+
+static void warn_crowding(int threads, int workers)
+{
+    const int cores = allowed_cores();
+    if (threads + workers > cores) {
+        log_warn("%d compute threads and %d loader workers share %d cores: lower dist.threads or "
+                 "data.workers",
+                 threads, workers, cores);
+    }
+}
+
+bool run_finished(const Run *run)
+{
+    const Settings *s = run->settings;
+    return (int)run->state.epoch >= s->schedule.epochs ||
+           (s->max_steps > 0 && run->state.step >= s->max_steps);
 }
 
 /* Networks and their weights; `checkpoint` NULL: a fresh run. The folder is made once the input has proved right. */
@@ -242,8 +319,12 @@ static Err *open_weights(Run *run, const char *checkpoint)
     }
     TRY(make_folder(run));
     if (checkpoint) {
-        log_info("resuming %s at step %ld (epoch %u)", run->settings->out, run->state.step,
-                 run->state.epoch + 1);
+        if (run_finished(run)) {
+            log_info("%s is already finished, at step %ld", run->settings->out, run->state.step);
+        } else {
+            log_info("resuming %s at step %ld (epoch %u)", run->settings->out, run->state.step,
+                     run->state.epoch + 1);
+        }
         return run_load_weights(run, checkpoint);
     }
     return NULL;
@@ -261,6 +342,7 @@ Err *run_open(const Settings *settings, Resume resume, Run *run)
     char *checkpoint = NULL;
     Err *err = read_earlier_part(run, resume, &threads, &checkpoint);
     if (!err) {
+        warn_crowding(threads, workers);
         err = open_backend(run, threads);
     }
     if (!err) {

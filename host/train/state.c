@@ -1,64 +1,215 @@
 /* A run's checkpoint: model.safetensors, momentum.safetensors and state.json inside a directory that checkpoint.c
- * publishes whole. Doubles are written with 17 digits, so that reading gives the same bits. */
+ * publishes whole. Doubles are written with 17 digits, so that reading gives the same bits; one that is not finite is
+ * null, since JSON has no such number. state.json also holds the configuration that decides the result, and a resume
+ * under another one is refused. */
 #include "base/files.h"
 #include "base/log.h"
 #include "train/checkpoint.h"
 #include "train/run.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { STATE_FORMAT = 1, STATE_MAX_BYTES = 64 << 20 };
+enum { STATE_FORMAT = 2, STATE_MAX_BYTES = 64 << 20 };
 
 static char *checkpoint_root(const Run *run)
 {
     return path_join(run->settings->out, "checkpoints");
 }
 
+/* ---- The configuration that decides the result ---- */
+
+/* Keys and whole sections that name places, limits and reports: they may change between the parts of a run. */
+static bool decides_result(const Config *config, const ConfigKey *row)
+{
+    static const char *const free_sections[] = {"eval", "log", "checkpoint", "dist"};
+    static const char *const free_keys[][2] = {
+        {"run", "name"},           {"run", "out"},         {"data", "root"},
+        {"data", "workers"},       {"teacher", "weights"}, {"teacher", "expect_top1"},
+        {"teacher", "tolerance"},  {"student", "weights"}, {"train", "max_steps"},
+        {"train", "max_nonfinite"}};
+    for (size_t i = 0; i < sizeof free_sections / sizeof free_sections[0]; i++) {
+        if (strcmp(row->section, free_sections[i]) == 0) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < sizeof free_keys / sizeof free_keys[0]; i++) {
+        if (strcmp(row->section, free_keys[i][0]) == 0 && strcmp(row->key, free_keys[i][1]) == 0) {
+            return false;
+        }
+    }
+    if (strcmp(row->section, "schedule") == 0 && strcmp(row->key, "epochs") == 0) {
+        /* These two rates do not depend on the end: a run may be made longer. */
+        const char *kind = config_str(config, "schedule", "kind");
+        return strcmp(kind, "constant") != 0 && strcmp(kind, "multistep") != 0;
+    }
+    return true;
+}
+
+/* The fewest digits that read back as the same double. */
+static char *double_text(double value)
+{
+    char *text = NULL;
+    for (int digits = 6; digits <= 17; digits++) {
+        free(text);
+        text = xformat("%.*g", digits, value);
+        if (strtod(text, NULL) == value) {
+            break;
+        }
+    }
+    return text;
+}
+
+/* Appends `item` to the list *text and frees it. */
+static void append_item(char **text, char *item)
+{
+    char *longer = xformat("%s%s%s", *text, (*text)[0] ? ", " : "", item);
+    free(*text);
+    free(item);
+    *text = longer;
+}
+
+static char *list_text(const Config *config, const ConfigKey *row)
+{
+    char *text = xstrdup("");
+    size_t count;
+    if (row->type == CONFIG_INTS) {
+        const int64_t *values = config_ints(config, row->section, row->key, &count);
+        for (size_t i = 0; i < count; i++) {
+            append_item(&text, xformat("%lld", (long long)values[i]));
+        }
+    } else {
+        const double *values = config_floats(config, row->section, row->key, &count);
+        for (size_t i = 0; i < count; i++) {
+            append_item(&text, double_text(values[i]));
+        }
+    }
+    return text;
+}
+
+/* JSON holds UTF-8 only: other text is represented by its hash. */
+static char *portable_text(const char *text)
+{
+    json_t *probe = json_string(text);
+    char hash[33];
+    hash_hex(text, strlen(text), hash);
+    char *result = xstrdup(probe ? text : hash);
+    json_decref(probe);
+    return result;
+}
+
+/* The value in one spelling: 5e-2 and 0.05 are the same. */
+static char *value_text(const Config *config, const ConfigKey *row)
+{
+    if (!config_has(config, row->section, row->key)) {
+        return xstrdup("");
+    }
+    switch (row->type) {
+    case CONFIG_BOOL:
+        return xstrdup(config_bool(config, row->section, row->key) ? "true" : "false");
+    case CONFIG_INT:
+        return xformat("%lld", (long long)config_int(config, row->section, row->key));
+    case CONFIG_FLOAT:
+        return double_text(config_float(config, row->section, row->key));
+    case CONFIG_INTS:
+    case CONFIG_FLOATS:
+        return list_text(config, row);
+    case CONFIG_STRING:
+    case CONFIG_PATH:
+    case CONFIG_ENUM:
+        break;
+    }
+    return portable_text(config_str(config, row->section, row->key));
+}
+
+static json_t *config_json(const Config *config)
+{
+    json_t *object = json_object();
+    size_t count;
+    const ConfigKey *rows = settings_schema(&count);
+    for (size_t i = 0; i < count; i++) {
+        if (decides_result(config, &rows[i])) {
+            char *key = xformat("%s.%s", rows[i].section, rows[i].key);
+            char *value = value_text(config, &rows[i]);
+            CHECK(json_object_set_new(object, key, json_string(value)) == 0,
+                  "state.json: %s could not be added", key);
+            free(key);
+            free(value);
+        }
+    }
+    return object;
+}
+
+/* ---- Writing ---- */
+
+static json_t *real(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
 static json_t *meter_json(const Meter *meter)
 {
     json_t *sums = json_array();
     for (int i = 0; i < SUM_FIELDS; i++) {
-        json_array_append_new(sums, json_real(meter->sums[i]));
+        CHECK(json_array_append_new(sums, real(meter->sums[i])) == 0, "state.json: sum %d", i);
     }
-    return json_pack("{s:o, s:I, s:f, s:f}", "sums", sums, "steps", (json_int_t)meter->steps,
-                     "seconds", meter->seconds, "data_wait_s", meter->data_wait_s);
+    json_t *object =
+        json_pack("{s:o, s:I, s:o, s:o}", "sums", sums, "steps", (json_int_t)meter->steps,
+                  "seconds", real(meter->seconds), "data_wait_s", real(meter->data_wait_s));
+    CHECK(object, "state.json: the meter could not be made");
+    return object;
 }
 
 static json_t *choices_json(const Choices *choices)
 {
     json_t *object = json_object();
     for (int i = 0; i < choices->count; i++) {
-        json_object_set_new(object, choices->keys[i], json_integer(choices->values[i]));
+        CHECK(json_object_set_new(object, choices->keys[i], json_integer(choices->values[i])) == 0,
+              "state.json: choice %s", choices->keys[i]);
     }
     return object;
+}
+
+static json_t *arithmetic_json(const Arithmetic *a)
+{
+    return json_pack("{s:s, s:s, s:s, s:s}", "student_act", a->student_act, "teacher_act",
+                     a->teacher_act, "backend", a->backend, "library", a->library);
+}
+
+static json_t *position_json(const RunState *s)
+{
+    return json_pack("{s:i, s:I, s:I, s:I, s:s, s:s, s:i, s:b, s:o, s:o, s:i, s:I}", "format",
+                     STATE_FORMAT, "step", (json_int_t)s->step, "epoch", (json_int_t)s->epoch,
+                     "position", (json_int_t)s->position, "dataset_hash", s->dataset_hash,
+                     "teacher_hash", s->teacher_hash, "threads", s->threads, "has_theta",
+                     s->has_theta, "theta_low", real((double)s->theta[0]), "theta_high",
+                     real((double)s->theta[1]), "nonfinite_streak", s->nonfinite_streak,
+                     "nonfinite_total", (json_int_t)s->nonfinite_total);
+}
+
+static json_t *results_json(const RunState *s)
+{
+    return json_pack("{s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I}", "best_top1",
+                     real(s->best_top1), "last_top1", real(s->last_top1), "last_top5",
+                     real(s->last_top5), "last_loss", real(s->last_loss), "best_epoch",
+                     (json_int_t)s->best_epoch, "last_epoch", (json_int_t)s->last_epoch,
+                     "teacher_top1", real(s->teacher_top1), "train_seconds", real(s->train_seconds),
+                     "train_images", (json_int_t)s->train_images);
 }
 
 static char *state_text(const Run *run)
 {
     const RunState *s = &run->state;
-    const Settings *c = run->settings;
-    json_t *root =
-        json_pack("{s:i, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:s, s:s, s:i, s:s}", "format",
-                  STATE_FORMAT, "step", (json_int_t)s->step, "epoch", (json_int_t)s->epoch,
-                  "position", (json_int_t)s->position, "seed", (json_int_t)c->seed, "student",
-                  c->student_model, "teacher", c->teacher_model ? c->teacher_model : "",
-                  "dataset_hash", s->dataset_hash, "teacher_hash", s->teacher_hash, "device",
-                  c->device, "threads", s->threads, "objective", run->objective.formula);
+    json_t *root = position_json(s);
     CHECK(root, "state.json could not be made");
-    json_object_update_new(
-        root,
-        json_pack("{s:b, s:f, s:f, s:i, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:I, s:i}",
-                  "has_theta", s->has_theta, "theta_low", (double)s->theta[0], "theta_high",
-                  (double)s->theta[1], "nonfinite_streak", s->nonfinite_streak, "nonfinite_total",
-                  (json_int_t)s->nonfinite_total, "best_top1", s->best_top1, "last_top1",
-                  s->last_top1, "last_top5", s->last_top5, "last_loss", s->last_loss, "best_epoch",
-                  (json_int_t)s->best_epoch, "last_epoch", (json_int_t)s->last_epoch,
-                  "teacher_top1", s->teacher_top1, "train_seconds", s->train_seconds,
-                  "train_images", (json_int_t)s->train_images, "batch", c->batch));
-    json_object_set_new(root, "epoch_meter", meter_json(&s->epoch_meter));
-    json_object_set_new(root, "choices", choices_json(&run->choices));
+    CHECK(json_object_update_new(root, results_json(s)) == 0 &&
+              json_object_set_new(root, "epoch_meter", meter_json(&s->epoch_meter)) == 0 &&
+              json_object_set_new(root, "choices", choices_json(&run->choices)) == 0 &&
+              json_object_set_new(root, "arithmetic", arithmetic_json(&s->arithmetic)) == 0 &&
+              json_object_set_new(root, "config", config_json(run->settings->config)) == 0,
+          "state.json could not be made");
     char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(17) | JSON_SORT_KEYS);
     json_decref(root);
     CHECK(text, "state.json could not be encoded");
@@ -100,102 +251,183 @@ Err *run_save(Run *run)
         run->params.arena_elems[ARENA_WEIGHT] + run->params.arena_elems[ARENA_STATE];
     Err *err = checkpoint_save(root, run->state.step, 2 * weights * sizeof(float) + (1 << 20),
                                run->settings->keep_last, write_files, run);
-    if (!err && run->metrics) {
-        err = metrics_event(run->metrics, "checkpoint", run->state.step, "");
-    }
     free(root);
+    if (!err && run->metrics) {
+        /* The checkpoint is there: a log line that cannot be written must not say otherwise. */
+        Err *unwritten = metrics_event(run->metrics, "checkpoint", run->state.step, "");
+        if (unwritten) {
+            log_warn("%s", unwritten->message);
+            err_free(unwritten);
+        }
+    }
     return err;
 }
 
-static double real_of(const json_t *root, const char *key)
-{
-    return json_number_value(json_object_get(root, key));
-}
+/* ---- Reading ---- */
 
-static long long int_of(const json_t *root, const char *key)
-{
-    return json_integer_value(json_object_get(root, key));
-}
+/* A file being read. The first thing wrong with it stays in `err`, what follows is not looked at any more. */
+typedef struct {
+    const char *path;
+    Err *err;
+} Reader;
 
-static void copy_text(char *out, size_t size, const json_t *root, const char *key)
+static const json_t *field(Reader *r, const json_t *object, const char *key)
 {
-    const char *text = json_string_value(json_object_get(root, key));
-    snprintf(out, size, "%s", text ? text : "");
-}
-
-static void read_meter(const json_t *object, Meter *meter)
-{
-    const json_t *sums = json_object_get(object, "sums");
-    for (size_t i = 0; i < SUM_FIELDS; i++) {
-        meter->sums[i] = json_number_value(json_array_get(sums, i));
+    const json_t *value = json_object_get(object, key);
+    if (!value && !r->err) {
+        r->err = err_new(EXIT_BAD_DATA,
+                         "%s: '%s' is missing: use an older checkpoint, or remove this one",
+                         r->path, key);
     }
-    meter->steps = (long)int_of(object, "steps");
-    meter->seconds = real_of(object, "seconds");
-    meter->data_wait_s = real_of(object, "data_wait_s");
+    return value;
 }
 
-static void read_numbers(const json_t *root, RunState *s)
+static void wrong_type(Reader *r, const char *key, const char *expected)
 {
-    s->step = (long)int_of(root, "step");
-    s->epoch = (uint32_t)int_of(root, "epoch");
-    s->position = (uint32_t)int_of(root, "position");
-    s->has_theta = json_is_true(json_object_get(root, "has_theta"));
-    s->theta[0] = (float)real_of(root, "theta_low");
-    s->theta[1] = (float)real_of(root, "theta_high");
-    s->nonfinite_streak = (int)int_of(root, "nonfinite_streak");
-    s->nonfinite_total = (long)int_of(root, "nonfinite_total");
-    s->best_top1 = real_of(root, "best_top1");
-    s->last_top1 = real_of(root, "last_top1");
-    s->last_top5 = real_of(root, "last_top5");
-    s->last_loss = real_of(root, "last_loss");
-    s->best_epoch = (uint32_t)int_of(root, "best_epoch");
-    s->last_epoch = (uint32_t)int_of(root, "last_epoch");
-    s->teacher_top1 = real_of(root, "teacher_top1");
-    s->train_seconds = real_of(root, "train_seconds");
-    s->train_images = (long)int_of(root, "train_images");
-    s->threads = (int)int_of(root, "threads");
-    copy_text(s->dataset_hash, sizeof s->dataset_hash, root, "dataset_hash");
-    copy_text(s->teacher_hash, sizeof s->teacher_hash, root, "teacher_hash");
-    read_meter(json_object_get(root, "epoch_meter"), &s->epoch_meter);
+    if (!r->err) {
+        r->err = err_new(EXIT_BAD_DATA,
+                         "%s: '%s' is not %s: use an older checkpoint, or remove this one", r->path,
+                         key, expected);
+    }
 }
 
-static bool same_text(const json_t *root, const char *key, const char *now)
+static double real_value(Reader *r, const json_t *value, const char *key)
 {
-    const char *then = json_string_value(json_object_get(root, key));
-    return then && strcmp(then, now ? now : "") == 0;
+    if (value && !json_is_number(value) && !json_is_null(value)) {
+        wrong_type(r, key, "a number");
+    }
+    return json_is_number(value) ? json_number_value(value) : (double)NAN;
+}
+
+static double real_of(Reader *r, const json_t *object, const char *key)
+{
+    return real_value(r, field(r, object, key), key);
+}
+
+static long long int_of(Reader *r, const json_t *object, const char *key)
+{
+    const json_t *value = field(r, object, key);
+    if (value && !json_is_integer(value)) {
+        wrong_type(r, key, "a whole number");
+    }
+    return json_integer_value(value);
+}
+
+static void copy_text(Reader *r, char *out, size_t size, const json_t *object, const char *key)
+{
+    const json_t *value = field(r, object, key);
+    if (value && !json_is_string(value)) {
+        wrong_type(r, key, "a text");
+    }
+    snprintf(out, size, "%s", json_is_string(value) ? json_string_value(value) : "");
+}
+
+static void read_meter(Reader *r, const json_t *object, Meter *meter)
+{
+    const json_t *sums = field(r, object, "sums");
+    if (json_array_size(sums) != SUM_FIELDS) {
+        wrong_type(r, "epoch_meter.sums", "a list of the sums of a step");
+    }
+    for (size_t i = 0; i < SUM_FIELDS; i++) {
+        meter->sums[i] = real_value(r, json_array_get(sums, i), "epoch_meter.sums");
+    }
+    meter->steps = (long)int_of(r, object, "steps");
+    meter->seconds = real_of(r, object, "seconds");
+    meter->data_wait_s = real_of(r, object, "data_wait_s");
+}
+
+static void read_numbers(Reader *r, const json_t *root, RunState *s)
+{
+    s->step = (long)int_of(r, root, "step");
+    s->epoch = (uint32_t)int_of(r, root, "epoch");
+    s->position = (uint32_t)int_of(r, root, "position");
+    s->has_theta = json_is_true(field(r, root, "has_theta"));
+    s->theta[0] = (float)real_of(r, root, "theta_low");
+    s->theta[1] = (float)real_of(r, root, "theta_high");
+    s->nonfinite_streak = (int)int_of(r, root, "nonfinite_streak");
+    s->nonfinite_total = (long)int_of(r, root, "nonfinite_total");
+    s->best_top1 = real_of(r, root, "best_top1");
+    s->last_top1 = real_of(r, root, "last_top1");
+    s->last_top5 = real_of(r, root, "last_top5");
+    s->last_loss = real_of(r, root, "last_loss");
+    s->best_epoch = (uint32_t)int_of(r, root, "best_epoch");
+    s->last_epoch = (uint32_t)int_of(r, root, "last_epoch");
+    s->teacher_top1 = real_of(r, root, "teacher_top1");
+    s->train_seconds = real_of(r, root, "train_seconds");
+    s->train_images = (long)int_of(r, root, "train_images");
+    s->threads = (int)int_of(r, root, "threads");
+    copy_text(r, s->dataset_hash, sizeof s->dataset_hash, root, "dataset_hash");
+    copy_text(r, s->teacher_hash, sizeof s->teacher_hash, root, "teacher_hash");
+    read_meter(r, field(r, root, "epoch_meter"), &s->epoch_meter);
+    const json_t *arithmetic = field(r, root, "arithmetic");
+    Arithmetic *a = &s->arithmetic;
+    copy_text(r, a->student_act, sizeof a->student_act, arithmetic, "student_act");
+    copy_text(r, a->teacher_act, sizeof a->teacher_act, arithmetic, "teacher_act");
+    copy_text(r, a->backend, sizeof a->backend, arithmetic, "backend");
+    copy_text(r, a->library, sizeof a->library, arithmetic, "library");
+}
+
+Err *run_drift(const char *run_dir, const char *what, const char *then, const char *now)
+{
+    return err_new(EXIT_CONFIG_ERR,
+                   "%s was begun with %s = '%s', and now it is '%s': give the old value back, "
+                   "choose another run.out, or remove the folder",
+                   run_dir, what, then, now);
 }
 
 /* What must not change between the parts of one run: the result would be neither run's. */
-static Err *check_drift(const Run *run, const json_t *root, const char *path)
+static Err *check_drift(Reader *r, const Run *run, const json_t *root)
 {
-    const Settings *c = run->settings;
-    const char *key = NULL;
-    if (!same_text(root, "student", c->student_model)) {
-        key = "student.model";
-    } else if (!same_text(root, "teacher", c->teacher_model)) {
-        key = "teacher.model";
-    } else if (!same_text(root, "dataset_hash", run->train_set->hash)) {
-        key = "data (another training set)";
-    } else if ((uint64_t)int_of(root, "seed") != c->seed) {
-        key = "run.seed";
-    } else if (int_of(root, "batch") != c->batch) {
-        key = "train.batch";
-    } else if (!same_text(root, "objective", run->objective.formula)) {
-        key = "distill (another objective)";
+    const Config *config = run->settings->config;
+    const json_t *before = field(r, root, "config");
+    size_t count;
+    const ConfigKey *rows = settings_schema(&count);
+    Err *drift = NULL;
+    for (size_t i = 0; i < count && !drift && !r->err; i++) {
+        if (!decides_result(config, &rows[i])) {
+            continue;
+        }
+        char *key = xformat("%s.%s", rows[i].section, rows[i].key);
+        char *now = value_text(config, &rows[i]);
+        const char *then = json_string_value(field(r, before, key));
+        if (then && strcmp(then, now) != 0) {
+            drift = run_drift(run->settings->out, key, then, now);
+        }
+        free(key);
+        free(now);
     }
-    if (key) {
-        return err_new(EXIT_CONFIG_ERR,
-                       "%s was made with another value of %s: give the old value back, choose "
-                       "another run.out, or "
-                       "start anew with --resume never",
-                       path, key);
+    const char *data = run->train_set->hash;
+    if (!drift && !r->err && strcmp(run->state.dataset_hash, data) != 0) {
+        drift = run_drift(run->settings->out, "data (the training set's hash)",
+                          run->state.dataset_hash, data);
     }
-    if (!same_text(root, "device", c->device)) {
-        log_warn(
-            "resuming %s on another device: results are no longer bit for bit those of one run",
-            path);
+    return drift;
+}
+
+static Err *read_root(Run *run, const json_t *root, const char *path)
+{
+    Reader r = {.path = path};
+    const long long format = int_of(&r, root, "format");
+    if (!r.err && format != STATE_FORMAT) {
+        return err_new(EXIT_BAD_DATA,
+                       "%s: format %lld, this program reads %d: use the program that wrote it, or "
+                       "choose another run.out",
+                       path, format, STATE_FORMAT);
     }
-    return NULL;
+    read_numbers(&r, root, &run->state);
+    Err *drift = r.err ? NULL : check_drift(&r, run, root);
+    const json_t *choices = field(&r, root, "choices");
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)choices, key, value)
+    {
+        choices_put(&run->choices, key, (int)json_integer_value(value));
+    }
+    if (drift) {
+        err_free(r.err);
+        return drift;
+    }
+    return r.err;
 }
 
 static Err *read_state_file(Run *run, const char *checkpoint)
@@ -208,21 +440,8 @@ static Err *read_state_file(Run *run, const char *checkpoint)
     if (!err && !root) {
         err = err_new(EXIT_BAD_DATA, "%s:%d: %s", path, where.line, where.text);
     }
-    if (!err && int_of(root, "format") != STATE_FORMAT) {
-        err = err_new(EXIT_BAD_DATA, "%s: format %lld, this program reads %d", path,
-                      int_of(root, "format"), STATE_FORMAT);
-    }
     if (!err) {
-        err = check_drift(run, root, checkpoint);
-    }
-    if (!err) {
-        read_numbers(root, &run->state);
-        const char *key;
-        json_t *value;
-        json_object_foreach(json_object_get(root, "choices"), key, value)
-        {
-            choices_put(&run->choices, key, (int)json_integer_value(value));
-        }
+        err = read_root(run, root, path);
     }
     json_decref(root);
     free(text);
@@ -230,20 +449,41 @@ static Err *read_state_file(Run *run, const char *checkpoint)
     return err;
 }
 
+Err *run_has_checkpoints(const Run *run, bool *found)
+{
+    *found = false;
+    char *root = checkpoint_root(run);
+    char **names = NULL;
+    size_t count = 0;
+    Err *err = path_exists(root) ? dir_list(root, &names, &count) : NULL;
+    for (size_t i = 0; i < count; i++) {
+        /* Damaged ones that were set aside count too: they may still be of use to somebody. */
+        *found = *found || strncmp(names[i], "step-", strlen("step-")) == 0;
+    }
+    names_free(names, count);
+    free(root);
+    return err;
+}
+
+static Err *refuse_checkpoints(const Run *run)
+{
+    bool found;
+    TRY(run_has_checkpoints(run, &found));
+    return found ? err_new(EXIT_CANT_CREATE,
+                           "%s has checkpoints of an earlier run and --resume never was given: "
+                           "choose another run.out or remove the folder",
+                           run->settings->out)
+                 : NULL;
+}
+
 Err *run_read_state(Run *run, Resume resume, char **checkpoint)
 {
     *checkpoint = NULL;
-    char *root = checkpoint_root(run);
-    Err *err = NULL;
-    if (resume != RESUME_NEVER) {
-        err = checkpoint_newest(root, checkpoint);
-    } else if (path_exists(root)) {
-        err = err_new(EXIT_CANT_CREATE,
-                      "%s has checkpoints of an earlier run and --resume never was given: choose "
-                      "another run.out or "
-                      "remove the folder",
-                      run->settings->out);
+    if (resume == RESUME_NEVER) {
+        return refuse_checkpoints(run);
     }
+    char *root = checkpoint_root(run);
+    Err *err = checkpoint_newest(root, checkpoint);
     if (!err && !*checkpoint && resume == RESUME_MUST) {
         err = err_new(EXIT_NO_INPUT, "--resume must: %s holds no checkpoint", root);
     }

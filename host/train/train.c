@@ -9,15 +9,10 @@
 #include "train/signals.h"
 #include "train/step.h"
 
+#include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-static bool finished(const Run *run)
-{
-    const Settings *s = run->settings;
-    return (int)run->state.epoch >= s->schedule.epochs ||
-           (s->max_steps > 0 && run->state.step >= s->max_steps);
-}
 
 static void add_time(Run *run, double seconds, double wait_s)
 {
@@ -42,7 +37,7 @@ Err *train(Run *run)
     const Settings *s = run->settings;
     run->last_line = now_s();
     step_open(run);
-    while (!finished(run)) {
+    while (!run_finished(run)) {
         const double begin = now_s();
         const Batch *batch = loader_next(run->loader);
         if (!batch) {
@@ -59,9 +54,9 @@ Err *train(Run *run)
             TRY(step_land_all(run));
         }
         add_time(run, now_s() - begin, wait_s);
-        TRY(epoch_progress(run));
+        epoch_progress(run);
         if (ended || stop) {
-            TRY(epoch_end(run, ended));
+            epoch_end(run, ended);
         }
         TRY(epoch_save(run, ended, stop || signal));
         if (signal && !stop) {
@@ -71,23 +66,29 @@ Err *train(Run *run)
     return NULL;
 }
 
-static Err *write_result(const Run *run)
+static json_t *percent(double value)
 {
-    const RunState *s = &run->state;
-    char *text = xformat(
-        "{\"name\": \"%s\", \"seed\": %llu, \"student\": \"%s\", \"teacher\": \"%s\", "
-        "\"last_top1\": %.4f, \"last_top5\": %.4f, \"best_top1\": %.4f, \"best_epoch\": %u, "
-        "\"teacher_top1\": %.4f, \"steps\": %ld, \"train_seconds\": %.2f, \"images_per_s\": %.1f, "
-        "\"nonfinite_steps\": %ld}\n",
-        run->settings->name, (unsigned long long)run->settings->seed, run->settings->student_model,
-        run->settings->teacher_model ? run->settings->teacher_model : "", s->last_top1,
-        s->last_top5, s->best_top1, s->best_epoch, s->teacher_top1, s->step, s->train_seconds,
-        s->train_seconds > 0 ? (double)s->train_images / s->train_seconds : 0.0,
-        s->nonfinite_total);
-    char *path = path_join(run->settings->out, "result.json");
+    return isfinite(value) && value >= 0.0 ? json_real(value) : json_null();
+}
+
+static Err *write_result(const Run *run, const RunResult *r)
+{
+    const Settings *s = run->settings;
+    json_t *root =
+        json_pack("{s:s, s:I, s:s, s:s, s:o, s:o, s:o, s:i, s:o, s:I, s:f, s:f, s:I}", "name",
+                  s->name, "seed", (json_int_t)s->seed, "student", s->student_model, "teacher",
+                  s->teacher_model ? s->teacher_model : "", "last_top1", percent(r->last_top1),
+                  "last_top5", percent(r->last_top5), "best_top1", percent(r->best_top1),
+                  "best_epoch", (int)r->best_epoch, "teacher_top1", percent(r->teacher_top1),
+                  "steps", (json_int_t)r->steps, "train_seconds", r->train_seconds, "images_per_s",
+                  r->images_per_s, "nonfinite_steps", (json_int_t)run->state.nonfinite_total);
+    CHECK(root, "result.json could not be made");
+    char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(10));
+    char *path = path_join(s->out, "result.json");
     Err *err = file_write_atomic(path, text, strlen(text));
     free(path);
     free(text);
+    json_decref(root);
     return err;
 }
 
@@ -95,24 +96,23 @@ static Err *finish(Run *run, RunResult *result)
 {
     TRY(run_save_student(run, run->settings->out, "student_last.safetensors"));
     const RunState *s = &run->state;
-    if (result) {
-        *result = (RunResult){
-            .best_top1 = s->best_top1,
-            .last_top1 = s->last_top1,
-            .last_top5 = s->last_top5,
-            .teacher_top1 = s->teacher_top1,
-            .best_epoch = s->best_epoch,
-            .epochs = s->epoch,
-            .train_seconds = s->train_seconds,
-            .images_per_s = s->train_seconds > 0 ? (double)s->train_images / s->train_seconds : 0.0,
-            .steps = s->step};
-    }
-    return write_result(run);
+    *result = (RunResult){
+        .best_top1 = s->best_top1,
+        .last_top1 = s->last_top1,
+        .last_top5 = s->last_top5,
+        .teacher_top1 = s->teacher_top1,
+        .best_epoch = s->best_epoch,
+        .epochs = s->epoch,
+        .train_seconds = s->train_seconds,
+        .images_per_s = s->train_seconds > 0 ? (double)s->train_images / s->train_seconds : 0.0,
+        .steps = s->step};
+    return write_result(run, result);
 }
 
 Err *train_run(const Settings *settings, Resume resume, RunResult *result)
 {
     Run run;
+    RunResult ignored;
     Err *err = run_open(settings, resume, &run);
     if (!err) {
         err = run_prepare(&run);
@@ -121,7 +121,7 @@ Err *train_run(const Settings *settings, Resume resume, RunResult *result)
         err = train(&run);
     }
     if (!err) {
-        err = finish(&run, result);
+        err = finish(&run, result ? result : &ignored);
     }
     run_close(&run);
     return err;

@@ -117,10 +117,11 @@ enum {
     ROW_CE_T, /* -log q1_y */
     ROW_PMAX, /* max p1 */
     ROW_QMAX, /* max q1 */
-    ROW_SARG, /* argmax z (lowest index of ties), as a float; a row with NaN or +inf has none: -1, and rank C */
-    ROW_TARG,  /* argmax t */
-    ROW_SRANK, /* classes k with z_k > z_y, plus those k < y with z_k = z_y: top-5 right when < 5 */
-    ROW_TRANK, /* the same of t */
+    ROW_SARG, /* argmax z (lowest index of ties), as a float; a row with NaN or +inf has none: -1, and rank C;
+                 a row with fewer than two finite logits may have none */
+    ROW_TARG, /* argmax t */
+    ROW_SRANK, /* classes k with z_k > z_y, plus those k < y with z_k = z_y: top-5 right when < 5 and SARG >= 0 */
+    ROW_TRANK,  /* the same of t */
     ROW_ENERGY, /* of t */
     ROW_COS,    /* cosine of (z, t), denominator at least 1e-12 */
     ROW_T0,     /* student temperature of term 0 */
@@ -133,7 +134,9 @@ enum {
     ROW_FIELDS = ROW_DT + DISTILL_MAX_TERMS + 2
 };
 
-/* Sums over the valid rows in row order, F32 [1,1,1,SUM_FIELDS] (F64 in double graphs). */
+/* Sums over the valid rows in row order, F32 [1,1,1,SUM_FIELDS] (F64 in double graphs). A row without a prediction
+ * agrees with nothing; it, and a row whose -log p1_y is not finite, is right in none of TOP1, TOP5, TTOP1 and TTOP5,
+ * however few the classes. */
 enum {
     SUM_ROWS,
     SUM_LOSS,

@@ -10,7 +10,11 @@
  * Batch norm is small nodes, so that synchronised statistics are one all-reduce of 2C+1 sums and every fusion can fall
  * back to its parts. BN "sums" are [1,1,1,2C+1]: sum, sum of squares (backward: sum dz, sum dz*xhat), count;
  * BN "coef" are [1,1,1,4C]: mean, 1/sqrt(var+eps), scale = gamma*invstd, shift = beta - mean*scale. Both are F32 (F64 in
- * double graphs) whatever the activations' type. Variance is biased in normalisation, unbiased in running_var. */
+ * double graphs) whatever the activations' type. Variance is biased in normalisation, unbiased in running_var.
+ *
+ * ReLU keeps NaN in every form (relu(NaN) = NaN). One exception: convolutions that the CPU backend runs in oneDNN with
+ * a fused ReLU, whose eltwise turns NaN into 0. Fusion makes those only where batch norm is folded (a teacher, evaluation),
+ * and weights are finite when they are loaded (models/load.h). */
 #ifndef CUDISTILL_GRAPH_GRAPH_H
 #define CUDISTILL_GRAPH_GRAPH_H
 
@@ -28,7 +32,8 @@ typedef enum {
     OP_BIAS_GRAD,   /* (dy) -> db (GRAD): sum over n,h,w of the valid rows */
     OP_BN_STATS,    /* (x, rows_valid) -> sums, of the first rows_valid images; attr.bn */
     OP_BN_FINALIZE, /* (sums, gamma, beta) -> coef */
-    OP_BN_RUNNING,  /* (sums, running_mean, running_var) -> (running_mean, running_var), in place */
+    OP_BN_RUNNING,  /* (sums, running_mean, running_var) -> (running_mean, running_var), in place;
+                       a channel whose batch mean or variance is not finite keeps both, as do all when there are no rows */
     OP_BN_INFER,    /* (gamma, beta, running_mean, running_var) -> coef */
     OP_BN_APPLY, /* (x, coef, [residual] F, [rows_valid]) -> y = x*scale + shift (+ residual) (relu if attr.bn.relu F);
                        rows beyond rows_valid become zero */

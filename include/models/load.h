@@ -21,7 +21,8 @@
  * Strict: every parameter must be there in its shape, and every tensor of the file must be a
  * parameter; num_batches_tracked is ignored, present or not. EXIT_BAD_DATA lists what is missing,
  * unexpected or of another shape or type (the first few of each) and names the model the file fits,
- * if there is one; then nothing has been written. */
+ * if there is one. EXIT_BAD_DATA also names the first tensor with a NaN, an infinity or a value
+ * beyond fp32. Nothing has been written after an error. */
 Err *model_load_weights(const Params *params, const char *prefix, const WeightsFile *file,
                         float *const arena[ARENA_COUNT]);
 

@@ -6,10 +6,10 @@
 #include "train/run.h"
 
 /* A line on stderr and one in metrics.jsonl when log.every_s have passed since the last. */
-Err *epoch_progress(Run *run);
+void epoch_progress(Run *run);
 /* Evaluates when due, records the epoch, saves the best weights, and (at its end, not where max_steps cut it short) moves
  * the state to the next epoch. */
-Err *epoch_end(Run *run, bool ended);
+void epoch_end(Run *run, bool ended);
 bool epoch_save_due(const Run *run, bool epoch_ended);
 /* Saves a checkpoint when one is due or when it must be. */
 Err *epoch_save(Run *run, bool epoch_ended, bool must);

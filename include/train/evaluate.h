@@ -11,9 +11,11 @@ typedef struct {
     long count;        /* images */
     long right1, right5;
     double seconds;
+    bool stopped; /* a signal came and may_stop was given: the figures are of a part */
 } EvalResult;
 
-/* exec runs a graph of nets_eval_graph; its weights must have been refreshed. as_teacher: which sums to read. */
-EvalResult evaluate(Exec *exec, const Dataset *dataset, bool as_teacher);
+/* exec runs a graph of nets_eval_graph; its weights must have been refreshed. as_teacher: which sums
+ * to read. may_stop: leave off when a signal is pending. */
+EvalResult evaluate(Exec *exec, const Dataset *dataset, bool as_teacher, bool may_stop);
 
 #endif

@@ -13,6 +13,14 @@
 #include "train/settings.h"
 #include "train/store.h"
 
+/* What computes a run, as text. The types of the activations must stay the same over all its parts; another backend or
+ * library is a warning. */
+typedef struct {
+    char student_act[16], teacher_act[16]; /* dtype_name; teacher "": none */
+    char backend[16];
+    char library[64]; /* with its version and instruction set */
+} Arithmetic;
+
 /* What a checkpoint holds besides weights and momentum. Exact: doubles are written with 17 digits. */
 typedef struct {
     long step;         /* finished */
@@ -31,6 +39,7 @@ typedef struct {
     char dataset_hash[DATASET_HASH_CHARS];
     char teacher_hash[DATASET_HASH_CHARS];
     int threads;
+    Arithmetic arithmetic;
 } RunState;
 
 enum { FLIGHTS = 2 };
@@ -64,7 +73,8 @@ typedef struct {
     double last_line;        /* when that was, now_s() */
     double lr;               /* of the last step submitted */
     int lock_fd;
-    int save_failures; /* checkpoints in a row that could not be written */
+    bool record_failed; /* the last record (metrics, best weights) could not be written */
+    int save_failures;  /* checkpoints in a row that could not be written */
     bool resumed;
 } Run;
 
@@ -72,11 +82,19 @@ typedef struct {
 Err *run_open(const Settings *settings, Resume resume, Run *run);
 Err *run_prepare(Run *run);
 void run_close(Run *run);
+/* No step is left: all epochs are done, or train.max_steps is reached. */
+bool run_finished(const Run *run);
 
 /* state.c: the checkpoint of a run. */
 Err *run_save(Run *run);
-/* Reads state.json (and choices, threads) of the newest checkpoint, before the backend is opened; *found tells. */
+/* Reads state.json (and choices, threads) of the newest checkpoint, before the backend is opened; *checkpoint = its
+ * folder, or NULL when there is none; caller frees. EXIT_CONFIG_ERR when the configuration or the training set differs
+ * in what decides the result, EXIT_BAD_DATA when the file lacks something. */
 Err *run_read_state(Run *run, Resume resume, char **checkpoint);
+/* Whether the run's folder holds checkpoints, damaged ones too. Changes nothing. */
+Err *run_has_checkpoints(const Run *run, bool *found);
+/* The error (EXIT_CONFIG_ERR) for `what` having another value now than when the run was begun. */
+Err *run_drift(const char *run_dir, const char *what, const char *then, const char *now);
 /* The student's weights as DIR/NAME, for other programs and as a teacher. */
 Err *run_save_student(const Run *run, const char *dir, const char *name);
 /* Loads weights and momentum of `checkpoint` into the open store. */
