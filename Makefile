@@ -241,7 +241,7 @@ bench-programs: $(MAIN_PROGRAM) $(BENCHES)
 run-benches:
 	@for bench in $(BENCHES); do \
 	    echo "== $$bench"; \
-	    "$$bench"; code=$$?; \
+	    OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=20000 "$$bench"; code=$$?; \
 	    if [ $$code = 64 ]; then echo "($$bench needs arguments)"; \
 	    elif [ $$code != 0 ]; then exit $$code; fi; \
 	done
