@@ -407,6 +407,45 @@ static RunArgs args_of_queue(const Exec *exec, int queue)
     return args;
 }
 
+/* Whether every reader of the tensor has packed it, for every batch size: convolutions and their
+ * weights (slot 1). */
+static bool only_packed(const Exec *exec, int tensor)
+{
+    bool read = false;
+    for (int n = 0; n < exec->graph.n_nodes; n++) {
+        const Node *node = &exec->graph.nodes[n];
+        for (int i = 0; i < node->n_in; i++) {
+            if (node->in[i] != tensor) {
+                continue;
+            }
+            read = true;
+            for (int r = 0; r < exec->n_rungs; r++) {
+                const Rung *rung = &exec->rungs[r];
+                if (i != 1 || !rung->prepared[n] || !rung->steps[n].packs) {
+                    return false;
+                }
+            }
+        }
+    }
+    return read && !exec->graph.tensors[tensor].output;
+}
+
+/* Folded weights of a frozen network are needed again only by the next full refresh. */
+static void discard_packed(Exec *exec)
+{
+    for (int i = 0; i < exec->plan->n_weight_nodes; i++) {
+        const int n = exec->plan->weight_nodes[i];
+        const Node *node = &exec->graph.nodes[n];
+        for (int o = 0; o < node->n_out && !exec->follows_training[n]; o++) {
+            const int tensor = node->out[o];
+            if (tensor >= 0 && only_packed(exec, tensor)) {
+                exec->backend->discard(exec->backend, QUEUE_COMPUTE, address(exec, tensor),
+                                       tensor_bytes(&exec->graph.tensors[tensor]));
+            }
+        }
+    }
+}
+
 void exec_refresh(Exec *exec, bool trainable_only)
 {
     Backend *backend = exec->backend;
@@ -426,6 +465,9 @@ void exec_refresh(Exec *exec, bool trainable_only)
                 backend->pack(backend, QUEUE_COMPUTE, step, &args);
             }
         }
+    }
+    if (!trainable_only && backend->discard) {
+        discard_packed(exec);
     }
 }
 

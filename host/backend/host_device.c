@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum { LINE = 64 };
 
@@ -84,6 +86,25 @@ static void fill(Backend *backend, Queue queue, void *dst, int byte, size_t byte
     host_device_submit(backend, queue, task_fill, NULL, &task, sizeof task);
 }
 
+static void task_discard(void *context, const void *data)
+{
+    (void)context;
+    const MoveTask *task = data;
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t begin = ((uintptr_t)task->dst + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)task->dst + task->bytes) / page * page;
+    if (end > begin) {
+        (void)madvise((void *)begin, end - begin,
+                      MADV_DONTNEED); /* only memory is lost if refused */
+    }
+}
+
+static void discard(Backend *backend, Queue queue, void *memory, size_t bytes)
+{
+    const MoveTask task = {.dst = memory, .bytes = bytes};
+    host_device_submit(backend, queue, task_discard, NULL, &task, sizeof task);
+}
+
 static int event(Backend *backend)
 {
     return queues_event(device_of(backend)->queues);
@@ -99,7 +120,7 @@ static void wait(Backend *backend, Queue queue, int event)
     queues_wait(device_of(backend)->queues, (int)queue, event);
 }
 
-static void sync(Backend *backend, Queue queue)
+static void sync_queue(Backend *backend, Queue queue)
 {
     queues_sync(device_of(backend)->queues, (int)queue);
 }
@@ -115,10 +136,11 @@ void host_device_open(const BackendOptions *options, void *state, Backend *backe
     backend->upload = upload;
     backend->download = download;
     backend->fill = fill;
+    backend->discard = discard;
     backend->event = event;
     backend->record = record;
     backend->wait = wait;
-    backend->sync = sync;
+    backend->sync = sync_queue;
 }
 
 void host_device_close(Backend *backend)

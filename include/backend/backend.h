@@ -65,6 +65,9 @@ struct Backend {
     void (*upload)(Backend *, Queue, void *dst, const void *src, size_t bytes);
     void (*download)(Backend *, Queue, void *dst, const void *src, size_t bytes);
     void (*fill)(Backend *, Queue, void *dst, int byte, size_t bytes);
+    /* The contents are not needed any more: gives the memory behind whole pages back until it is
+     * written again. NULL where there is nothing to gain. */
+    void (*discard)(Backend *, Queue, void *memory, size_t bytes);
 
     bool (*accepts)(Backend *, const FuseCandidate *);
     Err *(*prepare)(Backend *, Step *); /* fills priv, workspace, packs, or says why not */
