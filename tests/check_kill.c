@@ -407,13 +407,23 @@ static void test_kill(void **state)
 
 /* ---- Signals ---- */
 
-/* The signal before the handlers stand would be an ordinary death: waits for the run's log. */
-static bool wait_for_log(const char *out, pid_t pid, int *status)
+/* Waits until training begins, which the line with the loss says. Before the handlers stand a signal is an
+ * ordinary death; before step 1 there is nothing to save. */
+static bool training_began(const char *log)
 {
-    char *path = path_join(out, "metrics.jsonl");
+    char *text = NULL;
+    err_free(file_read_text(log, 1 << 20, &text));
+    const bool began = text && strstr(text, "loss = ");
+    free(text);
+    return began;
+}
+
+static bool wait_for_start(const char *out, pid_t pid, int *status)
+{
+    char *path = xformat("%s.log", out);
     bool ended = false;
     const double end = now_s() + LIMIT_S;
-    while (!path_exists(path) && !ended && now_s() < end) {
+    while (!training_began(path) && !ended && now_s() < end) {
         ended = ended_within(pid, 0.001, status);
     }
     free(path);
@@ -445,7 +455,7 @@ static bool signal_trial(Fixture *f, const Mode *mode, const char *out, const Si
 {
     const pid_t pid = launch(f, mode, out);
     int status = 0;
-    if (!wait_for_log(out, pid, &status) ||
+    if (!wait_for_start(out, pid, &status) ||
         ended_within(pid, 0.8 * mode->full_s * (double)rng_uniform(&f->rng), &status)) {
         assert_exit(out, status, 0);
         return false;
@@ -498,13 +508,13 @@ static void test_signals(void **state)
 
 /* ---- Timed choices ---- */
 
-/* Stops a run as soon as its log is there, which leaves an early checkpoint. */
+/* Stops a run as soon as it trains, which leaves an early checkpoint. */
 static char *make_start(Fixture *f, const Mode *mode)
 {
     char *out = xformat("%s/start", f->dir);
     const pid_t pid = launch(f, mode, out);
     int status = 0;
-    assert_true(wait_for_log(out, pid, &status));
+    assert_true(wait_for_start(out, pid, &status));
     assert_int_equal(kill(pid, SIGUSR1), 0);
     assert_true(ended_within(pid, LIMIT_S, &status));
     assert_exit(out, status, EXIT_PREEMPTED);
