@@ -180,10 +180,9 @@ static NATIVE void pack_dgrad(const Winograd *g, const float *weights, int o, in
 
 void cpu_winograd_pack(Winograd *g, const float *weights)
 {
-    const int threads = g->threads;
     const bool forward = g->shape.kind == CONV_FORWARD;
     const int step = forward ? LANES : 2;
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(g->threads)
     for (int o = 0; o < g->shape.oc; o += step) {
         for (int i = 0; i < g->shape.ic; i += LANES) {
             if (forward) {

@@ -90,12 +90,12 @@ static void task_discard(void *context, const void *data)
 {
     (void)context;
     const MoveTask *task = data;
-    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    const uintptr_t begin = ((uintptr_t)task->dst + page - 1) / page * page;
-    const uintptr_t end = ((uintptr_t)task->dst + task->bytes) / page * page;
-    if (end > begin) {
-        (void)madvise((void *)begin, end - begin,
-                      MADV_DONTNEED); /* only memory is lost if refused */
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t skip =
+        (page - (uintptr_t)task->dst % page) % page; /* up to the first whole page */
+    const size_t whole = task->bytes > skip ? (task->bytes - skip) / page * page : 0;
+    if (whole > 0) {
+        (void)madvise((char *)task->dst + skip, whole, MADV_DONTNEED); /* refused: memory stays */
     }
 }
 

@@ -25,7 +25,8 @@ void ref_bn_stats(const RefOp *op)
         sums[i % c] += v;
         sums[c + i % c] += v * v;
     }
-    sums[2 * c] = (double)(valid / c);
+    const size_t positions = valid / c; /* whole: valid is a multiple of c */
+    sums[2 * c] = (double)positions;
 }
 
 /* Mean and biased variance from sums; no rows at all count as zeros. */
@@ -50,7 +51,8 @@ void ref_bn_finalize(const RefOp *op)
 {
     const size_t c = (size_t)ref_in(op, 1)->c;
     for (size_t i = 0; i < c; i++) {
-        double mean, var;
+        double mean;
+        double var;
         moments(op->in[0], c, i, &mean, &var);
         coefficients(op->out[0], c, i, mean, var, op->node->attr.bn.eps, op->in[1][i],
                      op->in[2][i]);
@@ -63,7 +65,8 @@ void ref_bn_running(const RefOp *op)
     const double momentum = op->node->attr.bn.momentum;
     const double count = op->in[0][2 * c];
     for (size_t i = 0; i < c; i++) {
-        double mean, var;
+        double mean;
+        double var;
         moments(op->in[0], c, i, &mean, &var);
         op->out[0][i] = op->in[1][i];
         op->out[1][i] = op->in[2][i];
@@ -127,7 +130,8 @@ void ref_bn_reduce(const RefOp *op)
         sums[i % c] += dz;
         sums[c + i % c] += i < valid ? dz * xhat(op->in[1], op->in[2], c, i) : 0;
     }
-    sums[2 * c] = (double)(valid / c);
+    const size_t positions = valid / c; /* whole: valid is a multiple of c */
+    sums[2 * c] = (double)positions;
 }
 
 void ref_bn_dparam(const RefOp *op)

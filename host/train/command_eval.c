@@ -25,11 +25,13 @@ typedef struct {
 /* Three numbers with commas; `least` is the smallest that makes sense. */
 static Err *parse_three(const char *option, const char *text, float least, float out[3])
 {
-    int end = 0;
-    const bool three = sscanf(text, "%f,%f,%f%n", &out[0], &out[1], &out[2], &end) == 3;
-    bool fine = three && text[end] == '\0';
+    bool fine = true;
+    const char *at = text;
     for (int i = 0; fine && i < 3; i++) {
-        fine = isfinite(out[i]) && out[i] >= least;
+        char *end;
+        out[i] = strtof(at, &end);
+        fine = end != at && *end == (i < 2 ? ',' : '\0') && isfinite(out[i]) && out[i] >= least;
+        at = end + 1;
     }
     if (!fine) {
         return err_new(EXIT_USAGE_ERR,

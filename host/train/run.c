@@ -55,8 +55,10 @@ static void share_cores(const Settings *s, int *workers, int *threads)
     const int cores = allowed_cores();
     *workers = s->workers >= 0 ? s->workers : cores <= 4 ? 0 : 2;
     const char *omp = getenv("OMP_NUM_THREADS");
-    const int asked = omp ? atoi(omp) : 0;
-    *threads = s->threads > 0 ? s->threads : asked > 0 ? asked : cores - *workers;
+    const long asked = omp ? strtol(omp, NULL, 10) : 0; /* 0 where it is no number */
+    *threads = s->threads > 0               ? s->threads
+               : asked > 0 && asked <= 4096 ? (int)asked
+                                            : cores - *workers;
     if (*threads < 1) {
         *threads = 1;
     }
