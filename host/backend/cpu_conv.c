@@ -250,8 +250,8 @@ static bool choice_is_valid(const CpuConv *conv, const Cpu *cpu, int choice, int
 static int choose(const Backend *backend, const CpuConv *conv, const Cpu *cpu, int dnnl_ways)
 {
     if (backend->deterministic) {
-        /* Nothing timed, so the same everywhere. Winograd where it can: it was the fastest way in
-         * all but the 256-image steps of 16 channels (Zen 5 with AVX512-BF16, 2026-11). */
+        /* Nothing timed, so the same everywhere. Winograd where it can: timed, it won at all
+         * shapes of wrn_16_2 and resnet20 but a few of 16 channels (Zen 5, one thread, 2026-11). */
         return winograd_fits(cpu, &conv->shape) ? CHOICE_WINOGRAD : 0;
     }
     if (!backend->choices) {

@@ -34,7 +34,7 @@ typedef struct {
     double best_top1, last_top1, last_top5, last_loss; /* percent; < 0: none yet */
     uint32_t best_epoch, last_epoch;                   /* from 1 */
     double teacher_top1;                               /* percent, < 0: no teacher */
-    double train_seconds; /* wall time in training steps over all sessions of the run */
+    double train_seconds; /* wall time in training steps over all parts of the run */
     long train_images;
     char dataset_hash[DATASET_HASH_CHARS];
     char teacher_hash[DATASET_HASH_CHARS];
