@@ -18,7 +18,7 @@ CHECK_TIMEOUT ?= 3000
 QUICKSTART ?= suite configs/quickstart.ini
 
 # ---- Packages (Debian 12 names) ----
-PACKAGES := gcc libc6-dev make pkg-config libdnnl-dev libinih-dev libjansson-dev libarchive-dev \
+PACKAGES := gcc g++ libc6-dev make pkg-config libdnnl-dev libinih-dev libjansson-dev libarchive-dev \
     libxxhash-dev libssl-dev libcmocka-dev librandom123-dev
 LINT_PACKAGES := clang-format clang-tidy cppcheck python3
 
@@ -40,7 +40,8 @@ LOGS := $(VARIANT)/log
 
 OPT := $(if $(filter-out 0,$(DEBUG)),-O0 -g3,$(if $(SAN_FLAGS),-O1 -g -fno-omit-frame-pointer,-O3 -g))
 # A portable binary: no -march. Hot loops choose their instruction set at run time.
-BASE_CFLAGS := -std=c11 -D_GNU_SOURCE -Iinclude $(OPT) -fno-math-errno -fopenmp \
+# Position independent, since shared objects take parts of the library along.
+BASE_CFLAGS := -std=c11 -D_GNU_SOURCE -Iinclude $(OPT) -fPIC -fno-semantic-interposition -fno-math-errno -fopenmp \
     -Wall -Wextra -Wshadow $(SAN_FLAGS)
 COMPILE = $(CC) $(BASE_CFLAGS) $(if $(filter-out 0,$(WERROR)),-Werror) $(CPPFLAGS) $(CFLAGS)
 LIBS := -ldnnl -linih -ljansson -larchive -lxxhash -lcrypto -lpthread -lm -ldl -fopenmp
@@ -56,6 +57,11 @@ LIBRARY := $(VARIANT)/libcudistill.a
 programs_of = $(patsubst %.c,$(VARIANT)/%,$(sort $(wildcard $(1))))
 TESTS := $(call programs_of,tests/test_*.c)
 CHECKS := $(call programs_of,tests/check_*.c)
+# Unit tests beyond one program run as it is: kernels under emulation, the cuda backend on the emulated device, nvcc.
+MORE_TESTS :=
+MORE_CHECKS :=
+include kernels/cuda.mk
+include host/bundle.mk
 CHECK_SCRIPTS := $(sort $(wildcard tests/check_*.sh))
 BENCHES := $(call programs_of,bench/bench_*.c)
 C_FILES := $(sort $(shell find host include tests bench kernels -name '*.c' -o -name '*.h' -o -name '*.cuh' \
@@ -65,13 +71,14 @@ C_FILES := $(sort $(shell find host include tests bench kernels -name '*.c' -o -
 PARALLEL = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
 SUBMAKE = $(MAKE) --no-print-directory
 
+.DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: all deps deps-lint quickstart test check lint format bench clean found programs \
     check-programs bench-programs run-tests run-checks run-sanitizers run-benches FORCE
 
 all: found
-	+@$(SUBMAKE) $(PARALLEL) $(PROGRAM)
+	+@$(SUBMAKE) $(PARALLEL) $(PROGRAM) cuda-library
 
 # ---- Packages: one query when all is there ----
 # $(1): packages. Asks dpkg which are missing and installs those.
@@ -127,11 +134,14 @@ $(VARIANT)/found.txt: Makefile $(CUDA_SOURCES) $(MPI_SOURCES) | $(VARIANT)/flags
 	elif [ -z "$(CUDA_SOURCES)" ]; then \
 	    if [ "$(CUDA)" = 1 ]; then echo "CUDA=1, but this tree has no CUDA sources" >&2; exit 1; fi; \
 	    echo "CUDA   off: no CUDA sources in this tree"; \
-	elif $(call link_probe,$(CC),#include <cuda_runtime_api.h>\nint main(void) {return cudaDeviceReset();},-lcudart); then \
-	    echo "CUDA   found"; \
+	elif [ ! -x "$(NVCC)" ]; then \
+	    if [ "$(CUDA)" = 1 ]; then echo "CUDA=1, but there is no nvcc: set CUDA_HOME" >&2; exit 1; fi; \
+	    echo "CUDA   off: no nvcc (on PATH, in CUDA_HOME or /usr/local/cuda)"; \
+	elif $(call link_probe,$(CC),#include <cuda_runtime_api.h>\n#include <cudnn.h>\n#include <cublasLt.h>\n#include <nccl.h>\nint main(void) {return cudaDeviceReset() + (int)cudnnGetVersion() + (int)cublasLtGetVersion() + ncclGetVersion(0);},$(CUDA_CFLAGS) $(CUDA_LIBS)); then \
+	    echo "CUDA   found: $$($(NVCC) --version | sed -n 's/.*release \([0-9.]*\),.*/nvcc \1/p') in $(CUDA_HOME)"; \
 	else \
-	    if [ "$(CUDA)" = 1 ]; then echo "CUDA=1, but the probe does not link with cudart" >&2; exit 1; fi; \
-	    echo "CUDA   off: probe does not link with cudart"; \
+	    if [ "$(CUDA)" = 1 ]; then echo "CUDA=1, but the probe does not link with cudart, cudnn, cublasLt and nccl in $(CUDA_HOME)" >&2; exit 1; fi; \
+	    echo "CUDA   off: probe does not link with cudart, cudnn, cublasLt and nccl in $(CUDA_HOME)"; \
 	fi; \
 	if [ "$(MPI)" = 0 ]; then echo "MPI    off"; \
 	elif [ -z "$(MPI_SOURCES)" ]; then \
@@ -182,7 +192,8 @@ $(VARIANT)/bench/%: $(OBJ)/bench/%.o $(LIBRARY)
 # ---- The two commands ----
 # Everything that needs the packages runs in a sub-make, which starts after they are there.
 quickstart: deps
-	+@$(SUBMAKE) all
+	+@$(SUBMAKE) found
+	+@$(SUBMAKE) $(PARALLEL) $(PROGRAM) $(if $(wildcard /dev/nvidiactl),cuda-library)
 	$(PROGRAM) $(QUICKSTART)
 
 test: deps
@@ -190,10 +201,10 @@ test: deps
 	+@$(SUBMAKE) $(PARALLEL) programs
 	+@$(SUBMAKE) run-tests
 
-programs: $(MAIN_PROGRAM) $(TESTS)
+programs: $(MAIN_PROGRAM) $(TESTS) $(MORE_TEST_PROGRAMS)
 
 run-tests:
-	@CUDISTILL=$(PROGRAM) tests/run_tests --timeout $(TEST_TIMEOUT) --log $(LOGS) $(TESTS)
+	@CUDISTILL=$(PROGRAM) tests/run_tests --timeout $(TEST_TIMEOUT) --log $(LOGS) $(TESTS) $(MORE_TESTS)
 
 # ---- Long tests; in CI they follow `make test` ----
 check: deps
@@ -202,10 +213,10 @@ check: deps
 	+@$(SUBMAKE) run-checks
 	+@$(SUBMAKE) run-sanitizers
 
-check-programs: $(MAIN_PROGRAM) $(CHECKS)
+check-programs: $(MAIN_PROGRAM) $(CHECKS) $(MORE_CHECK_PROGRAMS)
 
 run-checks:
-	@CUDISTILL=$(PROGRAM) tests/run_tests --timeout $(CHECK_TIMEOUT) --log $(LOGS) $(CHECKS) $(CHECK_SCRIPTS)
+	@CUDISTILL=$(PROGRAM) tests/run_tests --timeout $(CHECK_TIMEOUT) --log $(LOGS) $(CHECKS) $(CHECK_SCRIPTS) $(MORE_CHECKS)
 
 # Sanitizers slow the tests down several times, hence the longer limit. libgomp is not instrumented for
 # ThreadSanitizer: only programs without OpenMP regions are worth running under it.

@@ -117,12 +117,19 @@ static void open_bench(Bench *b, const Options *o)
     open_arenas(b);
     const DistillSpec spec = kd_spec();
     Graph g;
-    fail(nets_train_graph(&b->params, &teacher, &student, CLASSES, SIZE, o->batch, &spec, BN_TRAIN,
-                          true, &g));
+    const StepGraph wiring = {.teacher = &teacher,
+                              .student = &student,
+                              .classes = CLASSES,
+                              .size = SIZE,
+                              .batch = o->batch,
+                              .spec = &spec,
+                              .bn = BN_TRAIN,
+                              .backward = true};
+    fail(nets_train_graph(&b->params, &wiring, &g));
     b->gflop = 2e-9 * (3.0 * model_macs(&g, STUDENT_PREFIX) + model_macs(&g, TEACHER_PREFIX));
     fail(exec_open(b->backend, &g, &(ExecOptions){.time_steps = o->profile}, &b->step));
     graph_free(&g);
-    nets_update_graph(&b->params, o->act, true, &g);
+    nets_update_graph(&b->params, o->act, true, LOSS_SCALE_NONE, &g);
     fail(exec_open(b->backend, &g, &(ExecOptions){.time_steps = o->profile}, &b->update));
     graph_free(&g);
     bind(b, b->step);

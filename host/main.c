@@ -1,6 +1,7 @@
 /* The program: finds the sub-command, runs it, turns its error into a message and an exit code. */
 #include "base/err.h"
 #include "base/log.h"
+#include "bench/command_bench.h"
 #include "train/commands.h"
 
 #include <stdio.h>
@@ -15,11 +16,15 @@ static const Command commands[] = {
      "CONFIG.ini [--set section.key=value]... [--resume auto|must|never] [-q|-v]",
      "train or distil a network"},
     {"eval", command_eval,
-     "WEIGHTS --model NAME --data cifar100:DIR [--device cpu|ref] [--precision fp32|bf16] [--json]",
+     "WEIGHTS --model NAME --data cifar100:DIR [--device auto|cpu|cuda|ref] [--precision "
+     "fp32|bf16|fp16] [--json]",
      "accuracy of a weight file"},
     {"suite", command_suite, "SUITE.ini [--out DIR] [--seeds 1,2,3]",
      "run several configurations, print one table"},
     {"models", command_models, "", "list the networks"},
+    {"bench", command_bench,
+     "op NAME [--axis B=64,1024]... [--dtype fp32,bf16] [--device cpu|ref|cuda]",
+     "time one operation ('cudistill bench --help')"},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 

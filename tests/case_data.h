@@ -131,6 +131,58 @@ static inline void case_hyper(double *v)
     v[HYPER_FIRST] = 0;
 }
 
+static inline void case_loss_scale(const OpCase *c, int slot, double *v)
+{
+    if (c->op == OP_LOSS_SCALE && slot == 0) {
+        v[0] = 400;
+        v[1] = c->form & C_OVERFLOW ? 2 : 0;
+    } else {
+        v[0] = ldexp(1, c->op == OP_LOSS_SCALE ? c->w : 2);
+        v[1] = c->k;
+    }
+}
+
+/* Set, labels, order and cursor of VIEWS; table and indices of GATHER. */
+static inline void case_rows_values(const OpCase *c, int slot, Rng *rng, DataMode mode,
+                                    const Tensor *t, double *v)
+{
+    const double cursor[4] = {3, 1, 123457, 9};
+    const bool gather = c->op == OP_GATHER;
+    for (size_t i = 0; i < tensor_elems(t); i++) {
+        switch (slot) {
+        case 0:
+            v[i] = gather ? case_draw(rng, mode) : (double)rng_below(rng, 256);
+            break;
+        case 1:
+            v[i] = (double)rng_below(rng, gather ? (uint32_t)c->o : 100);
+            break;
+        case 2: /* a permutation: backwards */
+            v[i] = (double)(c->o - 1) - (double)i;
+            break;
+        default:
+            v[i] = cursor[i];
+            break;
+        }
+    }
+}
+
+/* Where the coefficients of a batch norm enter the node. */
+static inline bool case_is_coef(const OpCase *c, int slot)
+{
+    switch (c->op) {
+    case OP_BN_APPLY:
+        return slot == 1;
+    case OP_BN_REDUCE:
+    case OP_BN_DX:
+    case OP_CONV_WGRAD:
+        return slot == 2;
+    case OP_CONV_DGRAD:
+        return slot == 3;
+    default:
+        return c->op == OP_CONV && slot == 4;
+    }
+}
+
 /* Values of input `slot` of the case's node, malloc'ed. */
 static inline double *case_input_values(const OpCase *c, int slot, const Tensor *t, DataMode mode,
                                         uint64_t seed)
@@ -140,8 +192,13 @@ static inline double *case_input_values(const OpCase *c, int slot, const Tensor 
     Rng rng = rng_make(seed, (uint32_t)slot, 0, RNG_TEST);
     const bool mask = (slot == 1 && c->op == OP_RELU_BWD) ||
                       (slot == 5 && (c->op == OP_BN_REDUCE || c->op == OP_BN_DX));
+    const bool bits = slot == 6 && (c->op == OP_BN_REDUCE || c->op == OP_BN_DX);
     const bool padded = (c->form & C_PADDED) && slot == 0;
-    if (c->op == OP_DISTILL) {
+    if (t->kind == TENSOR_SHARED || c->op == OP_LOSS_SCALE) {
+        case_loss_scale(c, slot, v);
+    } else if (c->op == OP_GATHER || c->op == OP_VIEWS) {
+        case_rows_values(c, slot, &rng, mode, t, v);
+    } else if (c->op == OP_DISTILL) {
         case_distill_values(c, slot, &rng, t, v);
     } else if (c->op == OP_SGD && slot == 0) {
         case_hyper(v);
@@ -150,8 +207,7 @@ static inline double *case_input_values(const OpCase *c, int slot, const Tensor 
         v[1] = 0;
     } else if (c->op == OP_BN_FINALIZE || c->op == OP_BN_RUNNING) {
         case_moment_sums(c, &rng, v);
-    } else if ((c->op == OP_BN_APPLY && slot == 1) ||
-               ((c->op == OP_BN_REDUCE || c->op == OP_BN_DX) && slot == 2)) {
+    } else if (case_is_coef(c, slot)) {
         case_coef(c, &rng, mode, v);
     } else if (c->op == OP_BN_DPARAM || (c->op == OP_BN_DX && slot == 3)) {
         case_gradient_sums(c, &rng, mode, v);
@@ -159,7 +215,8 @@ static inline double *case_input_values(const OpCase *c, int slot, const Tensor 
         case_pool_index(c, &rng, t, v);
     } else {
         for (size_t i = 0; i < elems; i++) {
-            v[i] = c->op == OP_IMAGE ? (double)rng_below(&rng, 256) : case_draw(&rng, mode);
+            v[i] = c->op == OP_IMAGE || bits ? (double)rng_below(&rng, 256) : case_draw(&rng, mode);
+            v[i] = bits && mode == DATA_MAGNITUDE ? 255 : v[i];
             v[i] = mode == DATA_MAGNITUDE ? fabs(v[i]) : v[i];
             v[i] = !mask ? v[i] : mode == DATA_MAGNITUDE ? 1 : fmax(v[i], 0);
             v[i] = padded && i % (size_t)c->c >= 3 ? 0 : v[i];

@@ -9,201 +9,11 @@
 #define CUDISTILL_TESTS_CASES_H
 
 #include "base/rng.h"
-#include "graph/graph.h"
+#include "case_list.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-/* Forms of a case. */
-enum {
-    C_BIAS = 1,
-    C_RESIDUAL = 2,
-    C_RELU = 4,
-    C_GRAD_ADD = 8,    /* gradients are added to what is there */
-    C_DY2 = 16,        /* BN_REDUCE: two incoming gradients */
-    C_MASK = 32,       /* BN_REDUCE, BN_DX: ReLU mask from y */
-    C_DZ = 64,         /* BN_REDUCE: writes dz */
-    C_FROZEN = 128,    /* BN_DX with frozen statistics */
-    C_STATS = 256,     /* SGD: clipping by the gradient norm */
-    C_DECAY_ALL = 512, /* SGD: also BN and biases */
-    C_PADDED = 1024    /* convolution of an image with padding channels: c of them, 3 real */
-};
-
-/* Row contracts of the OP_DISTILL cases. */
-typedef enum {
-    D_CE,
-    D_KD,
-    D_DKD,
-    D_NKD,
-    D_ENERGY, /* temperatures by band */
-    D_ZSCORE_TOPK,
-    D_TARGETS, /* two components of every kind, row weights and temperatures */
-    D_TEACHER  /* statistics of the teacher alone */
-} DistillCase;
-
-typedef struct {
-    const char *name;
-    Op op;
-    int n, h, w, c; /* the large side: x of a convolution or pool; n rows of c logits or features */
-    int o, k, stride, pad; /* output channels or features, kernel; 0: stride 1 */
-    int kw, groups;        /* 0: kw = k, one group */
-    int rows;              /* rows_valid; 0 = n */
-    unsigned form;
-    DistillCase distill;
-    DType to; /* CAST */
-} OpCase;
-
-static const OpCase op_cases[] = {
-    {"image 32x32 to 3", OP_IMAGE, 3, 32, 32, 3, .o = 3},
-    {"image to 4 channels", OP_IMAGE, 1, 5, 7, 3, .o = 4},
-    {"image to 8 channels", OP_IMAGE, 2, 4, 4, 3, .o = 8},
-
-    {"conv 3x3 16-16", OP_CONV, 4, 32, 32, 16, .o = 16, .k = 3, .pad = 1},
-    {"conv 3x3 64-64", OP_CONV, 2, 8, 8, 64, .o = 64, .k = 3, .pad = 1},
-    {"conv stem C=3", OP_CONV, 2, 32, 32, 3, .o = 16, .k = 3, .pad = 1},
-    {"conv stem 3 of 4 channels", OP_CONV, 2, 16, 16, 4, .o = 16, .k = 3, .pad = 1,
-     .form = C_PADDED},
-    {"conv C=1 O=1 1x1 image", OP_CONV, 1, 1, 1, 1, .o = 1, .k = 1},
-    {"conv 3x3 on H=W=1", OP_CONV, 3, 1, 1, 16, .o = 8, .k = 3, .pad = 1},
-    {"conv 3x3 s2 odd", OP_CONV, 2, 9, 7, 16, .o = 32, .k = 3, .pad = 1, .stride = 2},
-    {"conv 1x1", OP_CONV, 2, 6, 6, 32, .o = 24, .k = 1},
-    {"conv 1x1 s2", OP_CONV, 2, 7, 9, 32, .o = 64, .k = 1, .stride = 2},
-    {"conv 7x7 s2 p3", OP_CONV, 1, 23, 21, 3, .o = 16, .k = 7, .stride = 2, .pad = 3},
-    {"conv 5x5 p2", OP_CONV, 2, 11, 6, 8, .o = 12, .k = 5, .pad = 2},
-    {"conv 3x3 p0", OP_CONV, 1, 6, 5, 7, .o = 5, .k = 3},
-    {"conv 1x3", OP_CONV, 2, 6, 5, 8, .o = 8, .k = 1, .kw = 3},
-    {"conv groups 4", OP_CONV, 2, 8, 8, 16, .o = 32, .k = 3, .pad = 1, .groups = 4},
-    {"conv depthwise s2", OP_CONV, 2, 9, 9, 24, .o = 24, .k = 3, .pad = 1, .stride = 2,
-     .groups = 24},
-    {"conv 58 to 116", OP_CONV, 1, 7, 7, 58, .o = 116, .k = 1},
-    {"conv bias", OP_CONV, 2, 8, 8, 16, .o = 32, .k = 3, .pad = 1, .form = C_BIAS},
-    {"conv bias relu", OP_CONV, 2, 7, 8, 16, .o = 32, .k = 3, .pad = 1, .form = C_BIAS | C_RELU},
-    {"conv relu", OP_CONV, 2, 8, 8, 3, .o = 20, .k = 3, .pad = 1, .form = C_RELU},
-    {"conv bias residual", OP_CONV, 2, 8, 8, 16, .o = 16, .k = 3, .pad = 1,
-     .form = C_BIAS | C_RESIDUAL},
-    {"conv bias residual relu", OP_CONV, 2, 8, 8, 32, .o = 64, .k = 1,
-     .form = C_BIAS | C_RESIDUAL | C_RELU},
-    {"conv residual relu odd", OP_CONV, 1, 5, 3, 9, .o = 13, .k = 3, .pad = 1,
-     .form = C_RESIDUAL | C_RELU},
-
-    {"dgrad 3x3 16-16", OP_CONV_DGRAD, 4, 32, 32, 16, .o = 16, .k = 3, .pad = 1},
-    {"dgrad 3x3 s2 even", OP_CONV_DGRAD, 2, 8, 8, 16, .o = 32, .k = 3, .pad = 1, .stride = 2},
-    {"dgrad 3x3 s2 odd", OP_CONV_DGRAD, 2, 9, 7, 16, .o = 32, .k = 3, .pad = 1, .stride = 2},
-    {"dgrad 1x1 s2", OP_CONV_DGRAD, 2, 7, 9, 32, .o = 64, .k = 1, .stride = 2},
-    {"dgrad 1x1", OP_CONV_DGRAD, 1, 6, 6, 64, .o = 16, .k = 1},
-    {"dgrad 7x7 s2 p3 C=3", OP_CONV_DGRAD, 1, 15, 13, 3, .o = 16, .k = 7, .stride = 2, .pad = 3},
-    {"dgrad C=1 O=1", OP_CONV_DGRAD, 1, 1, 1, 1, .o = 1, .k = 1},
-    {"dgrad 5x5", OP_CONV_DGRAD, 2, 11, 6, 8, .o = 12, .k = 5, .pad = 2},
-    {"dgrad groups 4", OP_CONV_DGRAD, 2, 8, 8, 16, .o = 32, .k = 3, .pad = 1, .groups = 4},
-    {"dgrad depthwise s2", OP_CONV_DGRAD, 2, 9, 9, 24, .o = 24, .k = 3, .pad = 1, .stride = 2,
-     .groups = 24},
-
-    {"wgrad 3x3 16-16", OP_CONV_WGRAD, 4, 32, 32, 16, .o = 16, .k = 3, .pad = 1},
-    {"wgrad 3x3 64-64", OP_CONV_WGRAD, 2, 8, 8, 64, .o = 64, .k = 3, .pad = 1},
-    {"wgrad stem C=3", OP_CONV_WGRAD, 2, 16, 16, 3, .o = 16, .k = 3, .pad = 1},
-    {"wgrad stem 3 of 8 channels", OP_CONV_WGRAD, 2, 9, 9, 8, .o = 16, .k = 3, .pad = 1,
-     .form = C_PADDED},
-    {"wgrad C=1 O=1", OP_CONV_WGRAD, 1, 1, 1, 1, .o = 1, .k = 1},
-    {"wgrad 3x3 s2 odd", OP_CONV_WGRAD, 2, 9, 7, 16, .o = 32, .k = 3, .pad = 1, .stride = 2},
-    {"wgrad 1x1", OP_CONV_WGRAD, 3, 6, 6, 32, .o = 24, .k = 1},
-    {"wgrad 1x1 s2", OP_CONV_WGRAD, 2, 7, 9, 32, .o = 64, .k = 1, .stride = 2},
-    {"wgrad 7x7 s2 p3", OP_CONV_WGRAD, 1, 15, 13, 3, .o = 16, .k = 7, .stride = 2, .pad = 3},
-    {"wgrad 5x5", OP_CONV_WGRAD, 2, 11, 6, 8, .o = 12, .k = 5, .pad = 2},
-    {"wgrad groups 4", OP_CONV_WGRAD, 2, 8, 8, 16, .o = 32, .k = 3, .pad = 1, .groups = 4},
-    {"wgrad depthwise", OP_CONV_WGRAD, 2, 9, 9, 24, .o = 24, .k = 3, .pad = 1, .groups = 24},
-    {"wgrad phase adds", OP_CONV_WGRAD, 2, 8, 8, 16, .o = 32, .k = 3, .pad = 1, .form = C_GRAD_ADD},
-    {"wgrad 1x1 phase adds", OP_CONV_WGRAD, 2, 8, 8, 32, .o = 16, .k = 1, .form = C_GRAD_ADD},
-
-    {"bias grad", OP_BIAS_GRAD, 3, 5, 7, .c = 20},
-    {"bias grad of logits", OP_BIAS_GRAD, 64, 1, 1, .c = 100},
-    {"bias grad C=1 adds", OP_BIAS_GRAD, 1, 3, 3, 1, .form = C_GRAD_ADD},
-
-    {"bn_stats", OP_BN_STATS, 4, 16, 16, .c = 16},
-    {"bn_stats rows", OP_BN_STATS, 5, 7, 3, 17, .rows = 3},
-    {"bn_stats C=1 one pixel", OP_BN_STATS, 2, 1, 1, .c = 1},
-    {"bn_stats 1-d", OP_BN_STATS, 8, 1, 1, 130, .rows = 7},
-    {"bn_finalize", OP_BN_FINALIZE, 4, 8, 8, .c = 33},
-    {"bn_finalize C=1", OP_BN_FINALIZE, 2, 1, 1, .c = 1},
-    {"bn_running", OP_BN_RUNNING, 4, 8, 8, .c = 33},
-    {"bn_infer", OP_BN_INFER, 1, 1, 1, .c = 33},
-    {"bn_apply", OP_BN_APPLY, 4, 16, 16, .c = 16},
-    {"bn_apply rows", OP_BN_APPLY, 5, 7, 3, 17, .rows = 2},
-    {"bn_apply relu", OP_BN_APPLY, 2, 8, 8, 64, .form = C_RELU},
-    {"bn_apply residual", OP_BN_APPLY, 2, 8, 8, 64, .form = C_RESIDUAL},
-    {"bn_apply residual relu rows", OP_BN_APPLY, 3, 5, 5, 19, .rows = 2,
-     .form = C_RESIDUAL | C_RELU},
-    {"bn_apply C=1", OP_BN_APPLY, 1, 1, 1, 1, .form = C_RELU},
-    {"bn_reduce", OP_BN_REDUCE, 4, 16, 16, .c = 16},
-    {"bn_reduce rows", OP_BN_REDUCE, 5, 7, 3, 17, .rows = 3},
-    {"bn_reduce mask", OP_BN_REDUCE, 2, 8, 8, 64, .form = C_MASK},
-    {"bn_reduce mask dz", OP_BN_REDUCE, 2, 8, 8, 32, .form = C_MASK | C_DZ},
-    {"bn_reduce dy2 mask dz rows", OP_BN_REDUCE, 4, 5, 3, 19, .rows = 3,
-     .form = C_DY2 | C_MASK | C_DZ},
-    {"bn_reduce C=1", OP_BN_REDUCE, 1, 1, 1, 1, .form = C_MASK | C_DZ},
-    {"bn_dparam", OP_BN_DPARAM, 1, 1, 1, .c = 33},
-    {"bn_dparam adds", OP_BN_DPARAM, 1, 1, 1, 16, .form = C_GRAD_ADD},
-    {"bn_dx", OP_BN_DX, 4, 16, 16, .c = 16},
-    {"bn_dx mask", OP_BN_DX, 2, 8, 8, 64, .form = C_MASK},
-    {"bn_dx rows mask", OP_BN_DX, 5, 7, 3, 17, .rows = 3, .form = C_MASK},
-    {"bn_dx C=1", OP_BN_DX, 2, 1, 1, .c = 1},
-    {"bn_dx frozen", OP_BN_DX, 2, 8, 8, 16, .form = C_FROZEN},
-    {"bn_dx frozen mask rows", OP_BN_DX, 3, 5, 5, 9, .rows = 2, .form = C_FROZEN | C_MASK},
-
-    {"relu", OP_RELU, 2, 9, 5, .c = 17},
-    {"relu_bwd", OP_RELU_BWD, 2, 9, 5, .c = 17},
-    {"add", OP_ADD, 2, 9, 5, .c = 17},
-    {"add relu", OP_ADD, 2, 8, 8, 32, .form = C_RELU},
-    {"add one element", OP_ADD, 1, 1, 1, .c = 1},
-
-    {"avgpool global 8", OP_AVGPOOL, 3, 8, 8, 64, .k = 8, .stride = 8},
-    {"avgpool global 7", OP_AVGPOOL, 2, 7, 7, 33, .k = 7, .stride = 7},
-    {"avgpool 2 s2", OP_AVGPOOL, 2, 9, 7, 16, .k = 2, .stride = 2},
-    {"avgpool 3 s2 p1", OP_AVGPOOL, 2, 9, 7, 5, .k = 3, .stride = 2, .pad = 1},
-    {"avgpool_bwd global 8", OP_AVGPOOL_BWD, 3, 8, 8, 64, .k = 8, .stride = 8},
-    {"avgpool_bwd global 7", OP_AVGPOOL_BWD, 2, 7, 7, 33, .k = 7, .stride = 7},
-    {"avgpool_bwd 2 s2", OP_AVGPOOL_BWD, 2, 9, 7, 16, .k = 2, .stride = 2},
-    {"avgpool_bwd 3 s2 p1", OP_AVGPOOL_BWD, 2, 9, 7, 5, .k = 3, .stride = 2, .pad = 1},
-    {"maxpool 2 s2", OP_MAXPOOL, 2, 8, 8, 32, .k = 2, .stride = 2},
-    {"maxpool 3 s2 p1", OP_MAXPOOL, 2, 15, 13, 16, .k = 3, .stride = 2, .pad = 1},
-    {"maxpool C=1 odd", OP_MAXPOOL, 1, 5, 3, 1, .k = 2, .stride = 2},
-    {"maxpool_bwd 2 s2", OP_MAXPOOL_BWD, 2, 8, 8, 32, .k = 2, .stride = 2},
-    {"maxpool_bwd 3 s2 p1", OP_MAXPOOL_BWD, 2, 15, 13, 16, .k = 3, .stride = 2, .pad = 1},
-    {"maxpool_bwd 2 s2 odd", OP_MAXPOOL_BWD, 1, 5, 3, 1, .k = 2, .stride = 2},
-
-    {"linear 64-100", OP_LINEAR, 16, 1, 1, 64, .o = 100, .form = C_BIAS},
-    {"linear batch 1", OP_LINEAR, 1, 1, 1, 33, .o = 7, .form = C_BIAS},
-    {"linear no bias", OP_LINEAR, 5, 1, 1, 128, .o = 1000},
-    {"linear 1-1", OP_LINEAR, 2, 1, 1, 1, .o = 1, .form = C_BIAS},
-    {"linear_dgrad", OP_LINEAR_DGRAD, 16, 1, 1, 64, .o = 100},
-    {"linear_dgrad batch 1", OP_LINEAR_DGRAD, 1, 1, 1, 33, .o = 7},
-    {"linear_wgrad", OP_LINEAR_WGRAD, 16, 1, 1, 64, .o = 100},
-    {"linear_wgrad batch 1", OP_LINEAR_WGRAD, 1, 1, 1, 33, .o = 7},
-    {"linear_wgrad adds", OP_LINEAR_WGRAD, 7, 1, 1, 20, .o = 10, .form = C_GRAD_ADD},
-
-    {"cast to fp32", OP_CAST, 2, 3, 3, 17, .to = DT_F32},
-    {"cast to bf16", OP_CAST, 2, 3, 3, 17, .to = DT_BF16},
-    {"fold_bn", OP_FOLD_BN, 1, 1, 1, 16, .o = 24, .k = 3},
-    {"fold_bn bias", OP_FOLD_BN, 1, 1, 1, 3, .o = 17, .k = 1, .form = C_BIAS},
-
-    {"distill CE", OP_DISTILL, 16, 1, 1, 100, .distill = D_CE},
-    {"distill KD", OP_DISTILL, 16, 1, 1, 100, .distill = D_KD},
-    {"distill KD rows", OP_DISTILL, 9, 1, 1, 101, .rows = 6, .distill = D_KD},
-    {"distill KD 2 classes", OP_DISTILL, 3, 1, 1, 2, .distill = D_KD},
-    {"distill KD 1000 classes", OP_DISTILL, 4, 1, 1, 1000, .distill = D_KD},
-    {"distill DKD", OP_DISTILL, 5, 1, 1, 100, .distill = D_DKD},
-    {"distill NKD", OP_DISTILL, 5, 1, 1, 100, .distill = D_NKD},
-    {"distill energy bands", OP_DISTILL, 12, 1, 1, 100, .distill = D_ENERGY},
-    {"distill z-score top-k", OP_DISTILL, 6, 1, 1, 37, .distill = D_ZSCORE_TOPK},
-    {"distill targets", OP_DISTILL, 12, 1, 1, 50, .rows = 11, .distill = D_TARGETS},
-    {"distill teacher statistics", OP_DISTILL, 6, 1, 1, 100, .distill = D_TEACHER},
-
-    {"grad_norm", OP_GRAD_NORM, 1, 1, 1, 16, .o = 24, .k = 3},
-    {"sgd", OP_SGD, 1, 1, 1, 16, .o = 24, .k = 3},
-    {"sgd clip, all decayed", OP_SGD, 1, 1, 1, 5, .o = 7, .k = 3, .form = C_STATS | C_DECAY_ALL},
-};
-
-enum { OP_CASE_COUNT = sizeof op_cases / sizeof op_cases[0], CASE_SPARSE_K = 3 };
 
 typedef struct {
     Params params;
@@ -250,6 +60,13 @@ static inline int case_in_vector(const CaseBuild *b, int slot, DType dtype, int 
     return graph_input(b->g, name, dtype, 1, 1, 1, c, false);
 }
 
+static inline int case_shared(const CaseBuild *b, int slot)
+{
+    char name[16];
+    snprintf(name, sizeof name, "in%d", slot);
+    return graph_shared(b->g, name, DT_F32, 2, 8);
+}
+
 static inline int case_out(const CaseBuild *b, int slot, DType dtype, int h, int w, int c)
 {
     char name[16];
@@ -281,7 +98,8 @@ static inline ConvAttr case_conv_attr(const OpCase *c)
                            .stride = c->stride ? c->stride : 1,
                            .pad = c->pad,
                            .groups = c->groups ? c->groups : 1,
-                           .relu = (c->form & C_RELU) != 0};
+                           .relu = (c->form & C_RELU) != 0,
+                           .pre_relu = (c->form & C_PRE_RELU) != 0};
     return attr;
 }
 
@@ -298,19 +116,32 @@ static inline void case_conv(const CaseBuild *b)
     const int oh = case_window(c->h, attr.kernel_h, attr.stride, c->pad);
     const int ow = case_window(c->w, attr.kernel_w, attr.stride, c->pad);
     const int weight = params_find(&b->net->params, "weight");
+    const bool affine = (c->form & C_AFFINE) != 0;
+    const bool sums = (c->form & C_SUMS) != 0;
+    const int rows = affine || sums ? graph_rows_valid(g) : -1;
     if (c->op == OP_CONV) {
-        const int in[4] = {case_in(b, 0, g->act, c->h, c->w, c->c), graph_param(g, weight),
+        const int in[6] = {case_in(b, 0, g->act, c->h, c->w, c->c),
+                           graph_param(g, weight),
                            c->form & C_BIAS ? graph_param(g, params_find(&b->net->params, "bias"))
                                             : -1,
-                           c->form & C_RESIDUAL ? case_in(b, 3, g->act, oh, ow, c->o) : -1};
-        case_node(b, 4, in, 1, (int[]){case_out(b, 0, g->act, oh, ow, c->o)})->attr.conv = attr;
+                           c->form & C_RESIDUAL ? case_in(b, 3, g->act, oh, ow, c->o) : -1,
+                           affine ? case_in_vector(b, 4, g->math, 4 * c->c) : -1,
+                           rows};
+        const int out[2] = {case_out(b, 0, g->act, oh, ow, c->o),
+                            sums ? case_out_vector(b, 1, 1, 1, 1, 2 * c->o + 1) : -1};
+        case_node(b, 6, in, 2, out)->attr.conv = attr;
     } else if (c->op == OP_CONV_DGRAD) {
-        const int in[2] = {case_in(b, 0, g->act, oh, ow, c->o), graph_param(g, weight)};
-        case_node(b, 2, in, 1, (int[]){case_out(b, 0, g->act, c->h, c->w, c->c)})->attr.conv = attr;
+        const int in[5] = {case_in(b, 0, g->act, oh, ow, c->o), graph_param(g, weight),
+                           sums ? case_in(b, 2, g->act, c->h, c->w, c->c) : -1,
+                           sums ? case_in_vector(b, 3, g->math, 4 * c->c) : -1, rows};
+        const int out[2] = {case_out(b, 0, g->act, c->h, c->w, c->c),
+                            sums ? case_out_vector(b, 1, 1, 1, 1, 2 * c->c + 1) : -1};
+        case_node(b, 5, in, 2, out)->attr.conv = attr;
     } else {
-        const int in[2] = {case_in(b, 0, g->act, c->h, c->w, c->c),
-                           case_in(b, 1, g->act, oh, ow, c->o)};
-        case_node(b, 2, in, 1, (int[]){graph_param_grad(g, weight)})->attr.conv = attr;
+        const int in[4] = {case_in(b, 0, g->act, c->h, c->w, c->c),
+                           case_in(b, 1, g->act, oh, ow, c->o),
+                           affine ? case_in_vector(b, 2, g->math, 4 * c->c) : -1, rows};
+        case_node(b, 4, in, 1, (int[]){graph_param_grad(g, weight)})->attr.conv = attr;
     }
 }
 
@@ -343,7 +174,9 @@ static inline void case_bn(const CaseBuild *b)
         c->op == OP_BN_STATS || c->op == OP_BN_REDUCE || c->op == OP_BN_DX || c->rows > 0
             ? graph_rows_valid(g)
             : -1;
-    int in[6] = {-1, -1, -1, -1, -1, -1};
+    const int mask_c = (c->c + 7) / 8;
+    const bool bits = (c->form & C_BITS) != 0;
+    int in[7] = {-1, -1, -1, -1, -1, -1, -1};
     int out[2] = {-1, -1};
     int n_in = 0;
     switch (c->op) {
@@ -379,6 +212,7 @@ static inline void case_bn(const CaseBuild *b)
         in[2] = c->form & C_RESIDUAL ? case_in(b, 2, act, c->h, c->w, c->c) : -1;
         in[3] = rows;
         out[0] = case_out(b, 0, act, c->h, c->w, c->c);
+        out[1] = bits ? case_out(b, 1, DT_U8, c->h, c->w, mask_c) : -1;
         n_in = 4;
         break;
     case OP_BN_REDUCE:
@@ -388,9 +222,10 @@ static inline void case_bn(const CaseBuild *b)
         in[3] = rows;
         in[4] = c->form & C_DY2 ? case_in(b, 4, act, c->h, c->w, c->c) : -1;
         in[5] = c->form & C_MASK ? case_in(b, 5, act, c->h, c->w, c->c) : -1;
+        in[6] = bits ? case_in(b, 6, DT_U8, c->h, c->w, mask_c) : -1;
         out[0] = case_out_vector(b, 0, 1, 1, 1, 2 * c->c + 1);
         out[1] = c->form & C_DZ ? case_out(b, 1, act, c->h, c->w, c->c) : -1;
-        n_in = 6;
+        n_in = 7;
         break;
     case OP_BN_DPARAM:
         in[0] = case_in_vector(b, 0, g->math, 2 * c->c + 1);
@@ -405,14 +240,16 @@ static inline void case_bn(const CaseBuild *b)
         in[3] = c->form & C_FROZEN ? -1 : case_in_vector(b, 3, g->math, 2 * c->c + 1);
         in[4] = rows;
         in[5] = c->form & C_MASK ? case_in(b, 5, act, c->h, c->w, c->c) : -1;
+        in[6] = bits ? case_in(b, 6, DT_U8, c->h, c->w, mask_c) : -1;
         out[0] = case_out(b, 0, act, c->h, c->w, c->c);
-        n_in = 6;
+        n_in = 7;
         break;
     }
     const BnAttr attr = {.eps = 1e-5F,
                          .momentum = 0.1F,
                          .relu = (c->form & C_RELU) != 0,
-                         .frozen = (c->form & C_FROZEN) != 0};
+                         .frozen = (c->form & C_FROZEN) != 0,
+                         .remask = (c->form & C_REMASK) != 0};
     case_node(b, n_in, in, out[1] >= 0 ? 2 : 1, out)->attr.bn = attr;
 }
 
@@ -540,6 +377,9 @@ static inline void case_distill(const CaseBuild *b)
             case_in(b, DISTILL_IN_SPARSE_VALUE, DT_F32, 1, 1, 2 * CASE_SPARSE_K);
         in[DISTILL_IN_DENSE] = case_in(b, DISTILL_IN_DENSE, DT_F32, 1, 1, 2 * c->c);
     }
+    if (c->form & C_LOSS_SCALE) {
+        in[DISTILL_IN_LOSS_SCALE] = case_shared(b, DISTILL_IN_LOSS_SCALE);
+    }
     const int node = graph_distill(g, c->name, &spec, in);
     for (int i = 0; i < DISTILL_OUT_COUNT; i++) {
         char name[16];
@@ -557,10 +397,42 @@ static inline void case_optimizer(const CaseBuild *b)
         case_node(b, 0, NULL, 1, (int[]){case_out_vector(b, 0, 1, 1, 1, 2)});
         return;
     }
+    if (b->c->op == OP_LOSS_SCALE) {
+        const int in[2] = {case_in_vector(b, 0, g->math, 2), case_shared(b, 1)};
+        case_node(b, 2, in, 1, &in[1])->attr.loss_scale =
+            (LossScaleAttr){.growth = 2, .backoff = 0.5F, .interval = b->c->o};
+        return;
+    }
     const bool stats = (b->c->form & C_STATS) != 0;
-    const int in[2] = {case_in_vector(b, 0, DT_F32, HYPER_COUNT),
-                       stats ? case_in_vector(b, 1, g->math, 2) : -1};
-    case_node(b, 2, in, 0, NULL)->attr.sgd.decay_norm_bias = (b->c->form & C_DECAY_ALL) != 0;
+    const int in[3] = {case_in_vector(b, 0, DT_F32, HYPER_COUNT),
+                       stats ? case_in_vector(b, 1, g->math, 2) : -1,
+                       b->c->form & C_LOSS_SCALE ? case_shared(b, 2) : -1};
+    case_node(b, 3, in, 0, NULL)->attr.sgd.decay_norm_bias = (b->c->form & C_DECAY_ALL) != 0;
+}
+
+/* A table or a set: not of the batch. */
+static inline int case_in_set(const CaseBuild *b, int slot, DType dtype, int h, int w, int c)
+{
+    char name[16];
+    snprintf(name, sizeof name, "in%d", slot);
+    return graph_input(b->g, name, dtype, b->c->o, h, w, c, false);
+}
+
+static inline void case_rows(const CaseBuild *b)
+{
+    const OpCase *c = b->c;
+    Graph *g = b->g;
+    if (c->op == OP_GATHER) {
+        const int in[2] = {case_in_set(b, 0, g->act, 1, 1, c->c), case_in(b, 1, DT_I32, 1, 1, 1)};
+        case_node(b, 2, in, 1, (int[]){case_out(b, 0, g->act, 1, 1, c->c)});
+        return;
+    }
+    const int in[5] = {case_in_set(b, 0, DT_U8, c->h, c->w, 3), case_in_set(b, 1, DT_I32, 1, 1, 1),
+                       case_in_set(b, 2, DT_I32, 1, 1, 1), case_in_vector(b, 3, DT_I32, 4),
+                       graph_rows_valid(g)};
+    const int out[3] = {case_out(b, 0, DT_U8, c->h, c->w, 3), case_out(b, 1, DT_I32, 1, 1, 1),
+                        case_out(b, 2, DT_I32, 1, 1, 1)};
+    case_node(b, 5, in, 3, out)->attr.views = (ViewsAttr){.pad = c->pad, .flip = c->k != 0};
 }
 
 static inline void case_params(const CaseBuild *b)
@@ -647,7 +519,12 @@ static inline void case_build(const OpCase *c, DType act, CaseNet *net)
         break;
     case OP_GRAD_NORM:
     case OP_SGD:
+    case OP_LOSS_SCALE:
         case_optimizer(&b);
+        break;
+    case OP_GATHER:
+    case OP_VIEWS:
+        case_rows(&b);
         break;
     case OP_IMAGE:
     case OP_BIAS_GRAD:

@@ -45,6 +45,9 @@ static inline void snapshot_write_inputs(Rig *rig, const Graph *g, uint64_t seed
 {
     for (int t = 0; t < g->n_tensors; t++) {
         const Tensor *tensor = &g->tensors[t];
+        if (tensor->kind == TENSOR_SHARED && exec_tensor(rig->exec, tensor->name, NULL)) {
+            rig_write(rig, tensor->name, (double[]){4, 0});
+        }
         if (tensor->kind != TENSOR_INPUT || strcmp(tensor->name, "rows_valid") == 0 ||
             strcmp(tensor->name, "scale") == 0) {
             continue;
@@ -94,7 +97,8 @@ static inline Snapshot *snapshot_take(Rig *rig, const Graph *g)
     Snapshot *s = xcalloc(1, sizeof *s);
     for (int t = 0; t < g->n_tensors; t++) {
         const Tensor *tensor = &g->tensors[t];
-        if (tensor->output && exec_tensor(rig->exec, tensor->name, NULL)) {
+        const bool kept = tensor->output || tensor->kind == TENSOR_SHARED;
+        if (kept && exec_tensor(rig->exec, tensor->name, NULL)) {
             SnapshotItem *item = snapshot_add(s, tensor->name, "", tensor_elems(tensor),
                                               rig_read(rig, tensor->name));
             item->batched = tensor->batched;

@@ -16,18 +16,26 @@ typedef struct {
     Graph *g;
     BnMode bn;
     bool trainable;
+    bool varied; /* batch norms begin with random scales and shifts */
 } Net;
 
-static inline int net_conv(Net *net, const char *name, int x, int out_c, int kernel, int stride)
+static inline int net_conv_groups(Net *net, const char *name, int x, int out_c, int kernel,
+                                  int stride, int groups)
 {
     char part[NAME_MAX_LEN];
-    const int in_c =
-        net->g->tensors[x].c == 4 ? 3 : net->g->tensors[x].c; /* images padded to 4 channels */
+    const Tensor in = net->g->tensors[x];
+    const bool padded = in.producer >= 0 && net->g->nodes[in.producer].op == OP_IMAGE;
+    const int in_c = padded ? 3 : in.c / groups;
     const int shape[4] = {out_c, in_c, kernel, kernel};
     (void)snprintf(part, sizeof part, "%s.weight", name);
     const int w =
         params_add(net->params, part, ROLE_CONV_WEIGHT, 4, shape, net->trainable, INIT_NORMAL, 0.1);
-    return graph_conv(net->g, name, x, w, -1, stride, kernel / 2, 1);
+    return graph_conv(net->g, name, x, w, -1, stride, kernel / 2, groups);
+}
+
+static inline int net_conv(Net *net, const char *name, int x, int out_c, int kernel, int stride)
+{
+    return net_conv_groups(net, name, x, out_c, kernel, stride, 1);
 }
 
 static inline int net_bn(Net *net, const char *name, int x)
@@ -39,8 +47,10 @@ static inline int net_bn(Net *net, const char *name, int x)
     const int first = net->params->count;
     for (int i = 0; i < 4; i++) {
         (void)snprintf(part, sizeof part, "%s.%s", name, suffix[i]);
+        const InitKind fixed = i % 3 == 0 ? INIT_ONE : INIT_ZERO;
+        const bool random = net->varied && i < 2;
         params_add(net->params, part, role[i], 1, &net->g->tensors[x].c, net->trainable,
-                   i % 3 == 0 ? INIT_ONE : INIT_ZERO, 0.0);
+                   random ? INIT_NORMAL : fixed, 0.7);
     }
     return graph_bn(net->g, name, x, first, net->bn, 1e-5f, 0.1f);
 }
@@ -117,7 +127,7 @@ static inline Graph net_basic(Params *params, BnMode bn, bool trainable, bool lo
 {
     Graph g;
     graph_init(&g, params, 4, DT_F32);
-    Net net = {params, &g, bn, trainable};
+    Net net = {params, &g, bn, trainable, false};
     const int images = graph_input(&g, "images", DT_U8, 4, 8, 8, 3, true);
     int x = graph_image(&g, "image", images, 3, (const float[]){0, 0, 0}, (const float[]){1, 1, 1});
     x = graph_relu(&g, "stem.relu", net_conv_bn(&net, "stem", 1, x, 8, 3, 1));
@@ -133,7 +143,7 @@ static inline Graph net_bottleneck(Params *params, BnMode bn, bool trainable, bo
 {
     Graph g;
     graph_init(&g, params, batch, act);
-    Net net = {params, &g, bn, trainable};
+    Net net = {params, &g, bn, trainable, false};
     const int images = graph_input(&g, "images", DT_U8, batch, 224, 224, 3, true);
     int x = graph_image(&g, "image", images, 4, (const float[]){0, 0, 0}, (const float[]){1, 1, 1});
     x = graph_relu(&g, "stem.relu", net_conv_bn(&net, "stem", 1, x, 64, 7, 2));
@@ -148,6 +158,116 @@ static inline Graph net_bottleneck(Params *params, BnMode bn, bool trainable, bo
     net_head(&net, x, 1000, loss);
     return g;
 }
+
+/* --- small networks of the families that people train, batch 4, 8 x 8, activations "x" as input,
+ * 7 classes, with loss and gradient --- */
+
+typedef enum { NET_RESNET, NET_BOTTLENECK, NET_PREACT, NET_VGG, NET_MOBILE, NET_KINDS } NetKind;
+
+static inline const char *net_kind_name(NetKind kind)
+{
+    static const char *const names[NET_KINDS] = {"resnet", "bottleneck", "pre-activation", "vgg",
+                                                 "mobile"};
+    return names[kind];
+}
+
+static inline int net_conv_bn_relu(Net *net, const char *base, int number, int x, int out_c,
+                                   int kernel, int stride, int groups)
+{
+    char name[64];
+    (void)snprintf(name, sizeof name, "%s.conv%d", base, number);
+    int y = net_conv_groups(net, name, x, out_c, kernel, stride, groups);
+    (void)snprintf(name, sizeof name, "%s.bn%d", base, number);
+    y = net_bn(net, name, y);
+    (void)snprintf(name, sizeof name, "%s.relu%d", base, number);
+    return graph_relu(net->g, name, y);
+}
+
+static inline int net_bn_relu(Net *net, const char *base, int number, int x)
+{
+    char name[64];
+    (void)snprintf(name, sizeof name, "%s.bn%d", base, number);
+    const int y = net_bn(net, name, x);
+    (void)snprintf(name, sizeof name, "%s.relu%d", base, number);
+    return graph_relu(net->g, name, y);
+}
+
+/* bn relu conv bn relu conv + shortcut, as in wide residual networks: where the shape changes the
+ * shortcut is a convolution of the normalised input. */
+static inline int net_preact_block(Net *net, const char *base, int x, int out_c, int stride)
+{
+    char name[64];
+    const bool equal = net->g->tensors[x].c == out_c && stride == 1;
+    const int a = net_bn_relu(net, base, 1, x);
+    (void)snprintf(name, sizeof name, "%s.conv1", base);
+    int y = net_conv(net, name, a, out_c, 3, stride);
+    y = net_bn_relu(net, base, 2, y);
+    (void)snprintf(name, sizeof name, "%s.conv2", base);
+    y = net_conv(net, name, y, out_c, 3, 1);
+    (void)snprintf(name, sizeof name, "%s.shortcut", base);
+    const int shortcut = equal ? x : net_conv(net, name, a, out_c, 1, stride);
+    (void)snprintf(name, sizeof name, "%s.add", base);
+    return graph_add(net->g, name, y, shortcut);
+}
+
+/* 1x1 wider, depthwise 3x3, 1x1 narrower without ReLU, + x where the shape stays. */
+static inline int net_mobile_block(Net *net, const char *base, int x, int out_c, int stride)
+{
+    char name[64];
+    const int wide = 2 * net->g->tensors[x].c;
+    int y = net_conv_bn_relu(net, base, 1, x, wide, 1, 1, 1);
+    y = net_conv_bn_relu(net, base, 2, y, wide, 3, stride, wide);
+    y = net_conv_bn(net, base, 3, y, out_c, 1, 1);
+    (void)snprintf(name, sizeof name, "%s.add", base);
+    return stride == 1 && net->g->tensors[x].c == out_c ? graph_add(net->g, name, y, x) : y;
+}
+
+static inline int net_small_body(Net *net, NetKind kind, int x)
+{
+    switch (kind) {
+    case NET_RESNET:
+        x = net_conv_bn_relu(net, "stem", 1, x, 4, 3, 1, 1);
+        x = net_block(net, "a", x, 4, 4, 1);
+        x = net_block(net, "b", x, 6, 6, 2);
+        return net_block(net, "c", x, 6, 6, 1);
+    case NET_BOTTLENECK:
+        x = net_conv_bn_relu(net, "stem", 1, x, 4, 3, 1, 1);
+        x = graph_maxpool(net->g, "maxpool", x, 3, 2, 1);
+        x = net_block(net, "a", x, 3, 12, 1);
+        x = net_block(net, "b", x, 3, 12, 1);
+        return net_block(net, "c", x, 5, 20, 2);
+    case NET_PREACT:
+        x = net_conv(net, "stem", x, 4, 3, 1);
+        x = net_preact_block(net, "a", x, 6, 1);
+        x = net_preact_block(net, "b", x, 6, 1);
+        x = net_preact_block(net, "c", x, 9, 2);
+        return net_bn_relu(net, "end", 1, x);
+    case NET_VGG:
+        x = net_conv_bn_relu(net, "a", 1, x, 5, 3, 1, 1);
+        x = net_conv_bn_relu(net, "a", 2, x, 5, 3, 1, 1);
+        x = graph_maxpool(net->g, "pool1", x, 2, 2, 0);
+        x = net_conv_bn_relu(net, "b", 1, x, 9, 3, 1, 1);
+        return net_conv_bn_relu(net, "b", 2, x, 9, 3, 1, 1);
+    default:
+        x = net_conv_bn_relu(net, "stem", 1, x, 4, 3, 1, 1);
+        x = net_mobile_block(net, "a", x, 4, 1);
+        x = net_mobile_block(net, "b", x, 6, 2);
+        return net_conv_bn_relu(net, "end", 1, x, 9, 1, 1, 1);
+    }
+}
+
+static inline Graph net_small(NetKind kind, Params *params, DType act)
+{
+    Graph g;
+    graph_init(&g, params, 4, act);
+    Net net = {params, &g, BN_TRAIN, true, true};
+    const int x = graph_input(&g, "x", act, 4, 8, 8, 3, true);
+    net_head(&net, net_small_body(&net, kind, x), 7, true);
+    return g;
+}
+
+/* The patterns that every backend with epilogues takes; the others are forms of a training step. */
+enum { NET_FUSE_BASE = (2u << FUSE_BWD_ADD_RELU_BN) - 1 };
 
 /* Fuses to the fixpoint, accepting everything; returns the number of groups. */
 static inline int net_fuse(Graph *g, unsigned enabled)

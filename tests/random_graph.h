@@ -26,14 +26,15 @@
 #include <stdio.h>
 
 typedef struct {
-    DType act;     /* element type of activations; F32 when zeroed */
-    int batch;     /* 0 = drawn, 2..5 */
-    int size;      /* height and width of x; 0 = drawn, 4..8 */
-    int ops;       /* rough number of operations; 0 = drawn, 3..24 */
-    int queues;    /* nodes are spread over this many queues; 0 and 1 = all on queue 0 */
-    bool images;   /* begin with u8 images and OP_IMAGE */
-    bool backward; /* loss and gradient */
-    bool sgd;      /* OP_GRAD_NORM and OP_SGD behind it (needs backward) */
+    DType act;       /* element type of activations; F32 when zeroed */
+    int batch;       /* 0 = drawn, 2..5 */
+    int size;        /* height and width of x; 0 = drawn, 4..8 */
+    int ops;         /* rough number of operations; 0 = drawn, 3..24 */
+    int queues;      /* nodes are spread over this many queues; 0 and 1 = all on queue 0 */
+    bool images;     /* begin with u8 images and OP_IMAGE */
+    bool backward;   /* loss and gradient */
+    bool sgd;        /* OP_GRAD_NORM and OP_SGD behind it (needs backward) */
+    bool loss_scale; /* the shared tensor "loss_scale" scales the loss; updated behind sgd */
     /* Every batch norm is BN_EVAL; else the mode is drawn per batch norm, mostly BN_TRAIN. */
     bool inference;
     bool no_taps; /* mark no tensors besides the logits as outputs */
@@ -257,6 +258,8 @@ static inline void random_graph_loss(RandomGraph *r, int logits)
     }
     in[DISTILL_IN_Z] = logits;
     in[DISTILL_IN_LABELS] = labels;
+    const int scale = r->options.loss_scale ? graph_shared(&r->g, "loss_scale", DT_F32, 2, 64) : -1;
+    in[DISTILL_IN_LOSS_SCALE] = scale;
     graph_distill(&r->g, "loss", &spec, in);
     Err *err = graph_backward_losses(&r->g);
     CHECK(err == NULL, "random graph: %s", err->message);
@@ -264,8 +267,12 @@ static inline void random_graph_loss(RandomGraph *r, int logits)
         const int stats = graph_tensor(&r->g, "grad_stats", TENSOR_ACT, DT_F32, 1, 1, 1, 2, false);
         graph_node(&r->g, OP_GRAD_NORM, "grad_norm", 0, NULL, 1, &stats);
         const int hyper = graph_input(&r->g, "hyper", DT_F32, 1, 1, 1, HYPER_COUNT, false);
-        graph_node(&r->g, OP_SGD, "sgd", 2, (int[]){hyper, stats}, 0, NULL)
+        graph_node(&r->g, OP_SGD, "sgd", 3, (int[]){hyper, stats, scale}, 0, NULL)
             ->attr.sgd.decay_norm_bias = true;
+        if (scale >= 0) {
+            graph_node(&r->g, OP_LOSS_SCALE, "scaler", 2, (int[]){stats, scale}, 1, &scale)
+                ->attr.loss_scale = (LossScaleAttr){.growth = 2, .backoff = 0.5f, .interval = 1};
+        }
     }
 }
 

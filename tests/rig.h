@@ -19,7 +19,7 @@ typedef struct {
     Exec *exec;
     const Params *params;
     DType math;
-    void *arena[ARENA_COUNT]; /* WEIGHT, GRAD, FROZEN, STATE */
+    void *arena[ARENA_COUNT]; /* WEIGHT, GRAD, FROZEN, STATE, SHARED */
     void *moment;
 } Rig;
 
@@ -44,6 +44,12 @@ static inline Err *rig_open(Rig *rig, Backend *backend, const Graph *graph,
         backend, MEM_DEVICE, (rig->params->arena_elems[ARENA_WEIGHT] + 1) * dtype_size(rig->math));
     CHECK(rig->moment, "out of memory");
     exec_bind_moment(rig->exec, rig->moment);
+    const size_t shared = exec_bytes(rig->exec, ARENA_SHARED);
+    if (shared > 0) {
+        rig->arena[ARENA_SHARED] = backend->alloc(backend, MEM_DEVICE, shared);
+        CHECK(rig->arena[ARENA_SHARED], "out of memory");
+        exec_bind(rig->exec, ARENA_SHARED, rig->arena[ARENA_SHARED]);
+    }
     return NULL;
 }
 

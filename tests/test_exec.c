@@ -1,7 +1,8 @@
 /* The executor on random training graphs: every switch must leave the numbers alone. Memory reuse,
  * in-place steps and poison change nothing at all (bit for bit); fusion changes roundings only; a
  * rung of the batch-size ladder, and rows_valid below the batch, give what a smaller batch gives.
- * Also its errors, gradient modes and refresh.
+ * Also its errors, gradient modes and refresh. CUDISTILL_TEST_BACKEND=cuda adds the cuda backend, and its results against
+ * those of `ref`.
  *
  * Tolerances, relative to a tensor's largest value. Double: every value passes some 100
  * roundings of 2^-53, which normalisation by small variances amplifies by 1e2: 1e-13 is asked
@@ -105,6 +106,7 @@ static void check_switches(Backend *backend, DType act, int seeds, double tolera
         const RandomGraphOptions options = {.act = act,
                                             .backward = seed % 8 != 0,
                                             .sgd = seed % 2 == 0 && seed % 8 != 0,
+                                            .loss_scale = seed % 3 == 0,
                                             .inference = seed % 16 == 0};
         Graph g = random_graph_make(seed, &params, options);
         const ExecOptions plain = {.check_plan = true};
@@ -167,6 +169,135 @@ static void test_cpu(void **state)
     } else {
         printf("cpu: no bf16 here, skipped\n");
     }
+    backend_close(backend);
+}
+
+/* The whole of a random training step in fp32, one backend against the other. */
+static void check_against_ref(Backend *backend, int seeds)
+{
+    Backend *ref = open_backend("ref");
+    double used = 0;
+    for (uint64_t seed = 1; seed <= (uint64_t)seeds; seed++) {
+        Params params = {0};
+        const RandomGraphOptions options = {
+            .act = DT_F32, .backward = true, .sgd = seed % 2 == 0, .inference = seed % 8 == 0};
+        Graph g = random_graph_make(seed, &params, options);
+        const ExecOptions poisoned = {.check_plan = true, .poison = true};
+        Snapshot *want = snapshot_run(ref, &g, &poisoned, g.batch, seed, NULL, NULL);
+        Snapshot *got = snapshot_run(backend, &g, &poisoned, g.batch, seed, NULL, NULL);
+        expect_close(got, want, g.batch, FLOAT_TOLERANCE, "against ref", seed, &used);
+        snapshot_free(want);
+        snapshot_free(got);
+        graph_free(&g);
+        params_free(&params);
+    }
+    printf("%s against ref, %d graphs: used share of the tolerance %.1f%%\n", backend->name, seeds,
+           100 * used / FLOAT_TOLERANCE);
+    backend_close(ref);
+}
+
+/* NULL where the test was not asked for or there is no such device; says so. */
+static Backend *open_cuda(void)
+{
+    const char *wanted = getenv("CUDISTILL_TEST_BACKEND");
+    if (!wanted || strcmp(wanted, "cuda") != 0) {
+        printf("cuda: only with CUDISTILL_TEST_BACKEND=cuda, skipped\n");
+        return NULL;
+    }
+    Backend *backend = NULL;
+    Err *err = backend_open("cuda", NULL, &backend);
+    if (err) {
+        printf("%s: skipped\n", err->message);
+        err_free(err);
+    }
+    return backend;
+}
+
+static void test_cuda(void **state)
+{
+    (void)state;
+    Backend *backend = open_cuda();
+    if (!backend) {
+        skip();
+    }
+    check_against_ref(backend, 16);
+    check_switches(backend, DT_F32, 16, FLOAT_TOLERANCE);
+    check_switches(backend, DT_BF16, 8, 0);
+    check_switches(backend, DT_F16, 8, 0);
+    backend_close(backend);
+}
+
+/* Training steps with their refresh, on one rig: submitted one by one, or recorded once and replayed. Between the second
+ * and the third the weights are set anew. */
+static Snapshot *run_training(Backend *backend, const Graph *g, uint64_t seed, bool recorded)
+{
+    enum { STEPS = 5 };
+    Rig rig;
+    const ExecOptions options = {.check_plan = true, .poison = true};
+    Err *err = rig_open(&rig, backend, g, &options);
+    CHECK(!err, "%s", err->message);
+    snapshot_write_inputs(&rig, g, seed);
+    snapshot_write_params(&rig, g->params, seed);
+    rig_refresh(&rig);
+    ExecScalars *scalars = backend->alloc(backend, MEM_HOST, sizeof *scalars);
+    int recording = -1;
+    for (int s = 0; s < STEPS; s++) {
+        const ExecRun run = {.rows = g->batch - 1,
+                             .scale = 1.0F / (float)(s + 2),
+                             .bn_update = true,
+                             .scalars = scalars};
+        if (s == 2) {
+            snapshot_write_params(&rig, g->params, seed + 1);
+            rig_refresh(&rig);
+        }
+        if (recorded && s == 1) {
+            backend->capture_begin(backend, QUEUE_COMPUTE);
+        }
+        if (!recorded || s <= 1) {
+            exec_run(rig.exec, &run);
+            exec_refresh(rig.exec, true);
+        }
+        if (recorded && s == 1) {
+            recording = backend->capture_end(backend, QUEUE_COMPUTE);
+        }
+        if (recording >= 0) {
+            exec_write_scalars(scalars, &run);
+            backend->replay(backend, QUEUE_COMPUTE, recording);
+        }
+        exec_sync(rig.exec);
+    }
+    Snapshot *s = snapshot_take(&rig, g);
+    if (recording >= 0) {
+        backend->capture_free(backend, recording);
+    }
+    backend->free(backend, MEM_HOST, scalars);
+    rig_close(&rig);
+    return s;
+}
+
+static void test_cuda_capture(void **state)
+{
+    (void)state;
+    enum { GRAPHS = 10 };
+    Backend *backend = open_cuda();
+    if (!backend) {
+        skip();
+    }
+    static const DType types[] = {DT_F32, DT_BF16, DT_F16};
+    for (uint64_t seed = 1; seed <= GRAPHS; seed++) {
+        Params params = {0};
+        const RandomGraphOptions options = {
+            .act = types[seed % 3], .backward = true, .sgd = true, .queues = QUEUE_COUNT};
+        Graph g = random_graph_make(seed, &params, options);
+        Snapshot *want = run_training(backend, &g, seed, false);
+        Snapshot *got = run_training(backend, &g, seed, true);
+        expect_close(got, want, g.batch - 1, 0, "capture", seed, NULL);
+        snapshot_free(want);
+        snapshot_free(got);
+        graph_free(&g);
+        params_free(&params);
+    }
+    printf("cuda: %d trainings, capture on = off\n", GRAPHS);
     backend_close(backend);
 }
 
@@ -498,6 +629,8 @@ int main(void)
         cmocka_unit_test(test_ref_fp32),
         cmocka_unit_test(test_ref_bf16),
         cmocka_unit_test(test_cpu),
+        cmocka_unit_test(test_cuda),
+        cmocka_unit_test(test_cuda_capture),
         cmocka_unit_test(test_gradients_add_and_write),
         cmocka_unit_test(test_running_statistics_on_demand),
         cmocka_unit_test(test_refused_step_is_named),

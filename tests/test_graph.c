@@ -1,9 +1,8 @@
-/* Parameters, builders, validation, gradient and fusion as structure: counts of nodes, wiring,
- * refusals. Numbers are compared elsewhere, by running the graphs. */
+/* Parameters, builders, validation and gradient as structure: counts of nodes, wiring, refusals.
+ * Numbers are compared elsewhere, by running the graphs. */
 #include "graph/graph.h"
 
 #include "base/err.h"
-#include "graph/fusion.h"
 #include "graph/gradient.h"
 #include "graph_nets.h"
 #include "random_graph.h"
@@ -383,6 +382,103 @@ static void broken_graphs_are_refused(void **state)
     }
 }
 
+/* --- nodes of a step around the network --- */
+
+typedef struct {
+    Graph g;
+    int scale;
+} Around;
+
+/* Views of a set of 6 images, a gathered row each, and the loss scale at byte 16. */
+static Around around_make(void)
+{
+    Around a = {0};
+    graph_init(&a.g, NULL, 3, DT_F32);
+    Graph *g = &a.g;
+    const int set = graph_input(g, "set", DT_U8, 6, 4, 5, 3, false);
+    const int labels = graph_input(g, "set_labels", DT_I32, 6, 1, 1, 1, false);
+    const int order = graph_input(g, "order", DT_I32, 6, 1, 1, 1, false);
+    const int cursor = graph_input(g, "cursor", DT_I32, 1, 1, 1, 4, false);
+    const int table = graph_input(g, "table", DT_F32, 6, 1, 1, 7, false);
+    int out[3];
+    graph_views(g, "views", set, labels, order, cursor, (ViewsAttr){.pad = 2, .flip = true}, out);
+    graph_output(g, graph_gather(g, "rows", table, out[2]), NULL);
+    graph_output(g, out[0], "images");
+    const int stats = graph_input(g, "stats", DT_F32, 1, 1, 1, 2, false);
+    a.scale = graph_shared(g, "loss_scale", DT_F32, 2, 16);
+    graph_node(g, OP_LOSS_SCALE, "scaler", 2, (int[]){stats, a.scale}, 1, &a.scale)
+        ->attr.loss_scale = (LossScaleAttr){.growth = 2, .backoff = 0.5F, .interval = 10};
+    return a;
+}
+
+static void break_shared_place(Graph *g)
+{
+    g->tensors[graph_find_tensor(g, "loss_scale")].shared = 2;
+}
+static void break_shared_kind(Graph *g)
+{
+    g->tensors[graph_find_tensor(g, "loss_scale")].kind = TENSOR_INPUT;
+}
+static void break_shared_output(Graph *g)
+{
+    g->tensors[graph_find_tensor(g, "loss_scale")].output = true;
+}
+static void break_growth(Graph *g)
+{
+    node_of(g, OP_LOSS_SCALE)->attr.loss_scale.interval = 0;
+}
+static void break_index(Graph *g)
+{
+    g->tensors[node_of(g, OP_GATHER)->in[1]].dtype = DT_F32;
+}
+static void break_table(Graph *g)
+{
+    g->tensors[node_of(g, OP_GATHER)->out[0]].c = 6;
+}
+static void break_set(Graph *g)
+{
+    g->tensors[graph_find_tensor(g, "set_labels")].n = 5;
+}
+static void break_cursor(Graph *g)
+{
+    g->tensors[graph_find_tensor(g, "cursor")].c = 3;
+}
+static void break_pad(Graph *g)
+{
+    node_of(g, OP_VIEWS)->attr.views.pad = 128;
+}
+
+static void nodes_around_the_network_are_checked(void **state)
+{
+    (void)state;
+    static const struct {
+        void (*change)(Graph *);
+        const char *part;
+    } cases[] = {
+        {break_shared_place, "at byte 2"}, {break_shared_kind, "writes the input"},
+        {break_shared_output, "output"},   {break_growth, "interval 0"},
+        {break_index, "expected"},         {break_table, "expected 3x1x1x7"},
+        {break_set, "expected 6x1x1x1"},   {break_cursor, "expected 1x1x1x4"},
+        {break_pad, "pad is 128"},
+    };
+    Around a = around_make();
+    assert_valid(&a.g);
+    assert_int_equal(graph_shared(&a.g, "loss_scale", DT_F32, 2, 16), a.scale);
+    assert_int_equal(op_alias_input(OP_LOSS_SCALE, 0), 1);
+    Graph small = graph_rebatch(&a.g, 2);
+    assert_valid(&small);
+    assert_int_equal(small.tensors[graph_find_tensor(&small, "set")].n, 6);
+    assert_int_equal(small.tensors[graph_find_tensor(&small, "images")].n, 2);
+    graph_free(&small);
+    graph_free(&a.g);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Around broken = around_make();
+        cases[i].change(&broken.g);
+        assert_refused(&broken.g, cases[i].part);
+        graph_free(&broken.g);
+    }
+}
+
 /* --- gradient --- */
 
 static void gradient_of_a_residual_network(void **state)
@@ -538,182 +634,6 @@ static void gradients_take_the_tensor_type(void **state)
     params_free(&params);
 }
 
-/* --- fusion --- */
-
-static void training_fusion_of_a_residual_network(void **state)
-{
-    (void)state;
-    Params params = {0};
-    Graph g = net_basic(&params, BN_TRAIN, true, true);
-    const int before = g.n_nodes;
-    /* Groups: bn_relu stem, a.1, b.1; bn_add_relu a, b; backward the same five. */
-    assert_int_equal(net_fuse(&g, FUSE_ALL), 10);
-    assert_valid(&g);
-    assert_int_equal(net_count(&g, OP_RELU), 0);
-    assert_int_equal(net_count(&g, OP_RELU_BWD), 0);
-    assert_int_equal(net_count(&g, OP_ADD), 0);
-    assert_int_equal(net_count(&g, OP_CONV), 6);
-    assert_int_equal(net_count(&g, OP_BN_APPLY), 6);
-    assert_int_equal(net_count(&g, OP_BN_REDUCE), 6);
-    assert_int_equal(net_count(&g, OP_BN_DX), 6);
-    assert_int_equal(g.n_nodes, before - 5 - 5 - 4);
-
-    const Node *a2 = net_node(&g, "a.bn2");
-    assert_true(a2->attr.bn.relu && a2->in[2] == graph_find_tensor(&g, "stem.relu"));
-    assert_int_equal(a2->out[0], graph_find_tensor(&g, "a.out"));
-    /* Both operands of b's addition are batch norms: the later (the shortcut's) takes the other's
-     * result. */
-    const Node *b4 = net_node(&g, "b.bn4");
-    assert_true(b4->attr.bn.relu && b4->in[2] == graph_find_tensor(&g, "b.bn2"));
-    assert_false(net_node(&g, "b.bn2")->attr.bn.relu);
-
-    /* Inside a block: masked in the reduction and in dx, dz never stored. */
-    const Node *reduce = net_node(&g, "a.bn1.reduce");
-    const Node *dx = net_node(&g, "a.bn1.dx");
-    const int a1 = graph_find_tensor(&g, "a.relu1");
-    assert_true(reduce->in[5] == a1 && reduce->out[1] == -1 && reduce->in[4] == -1);
-    assert_true(dx->in[5] == a1 && dx->in[0] == reduce->in[0]);
-    assert_int_equal(g.nodes[g.tensors[dx->in[0]].producer].op, OP_CONV_DGRAD);
-
-    /* End of b: one reduction writes dz from the pool's gradient, the other and both dx read it. */
-    const Node *main_reduce = net_node(&g, "b.bn2.reduce");
-    const Node *short_reduce = net_node(&g, "b.bn4.reduce");
-    const bool shortcut_writes = short_reduce->out[1] >= 0;
-    const Node *writer = shortcut_writes ? short_reduce : main_reduce;
-    const Node *reader = shortcut_writes ? main_reduce : short_reduce;
-    assert_true(writer->out[1] >= 0 && writer->in[5] == graph_find_tensor(&g, "b.out") &&
-                writer->in[4] == -1);
-    assert_true(reader->in[0] == writer->out[1] && reader->in[5] == -1 && reader->out[1] == -1);
-    assert_int_equal(net_node(&g, "b.bn2.dx")->in[0], writer->out[1]);
-    assert_int_equal(net_node(&g, "b.bn4.dx")->in[0], writer->out[1]);
-    assert_int_equal(net_node(&g, "b.bn4.dx")->in[5], -1);
-
-    /* End of a: the gradients of b's two branches are summed on the way; dz also goes into the
-     * shortcut. */
-    const Node *end_a = net_node(&g, "a.bn2.reduce");
-    assert_true(end_a->in[4] >= 0 && end_a->in[5] == graph_find_tensor(&g, "a.out") &&
-                end_a->out[1] >= 0);
-    const Node *stem = net_node(&g, "stem.bn1.reduce");
-    assert_true(stem->in[0] == end_a->out[1] || stem->in[4] == end_a->out[1]);
-    assert_true(stem->in[4] >= 0 && stem->out[1] >= 0);
-    graph_free(&g);
-    params_free(&params);
-}
-
-static void inference_fusion_of_a_residual_network(void **state)
-{
-    (void)state;
-    Params params = {0};
-    Graph g = net_basic(&params, BN_EVAL, false, false);
-    net_fuse(&g, FUSE_ALL);
-    assert_valid(&g);
-    assert_int_equal(net_count(&g, OP_FOLD_BN), 6);
-    assert_int_equal(net_count(&g, OP_CONV), 6);
-    assert_int_equal(g.n_nodes, 6 + 6 + 3); /* and image, pool, linear */
-    for (int i = 0; i < g.n_nodes; i++) {
-        if (g.nodes[i].op == OP_CONV) {
-            assert_int_equal(g.nodes[g.tensors[g.nodes[i].in[1]].producer].op, OP_FOLD_BN);
-            assert_true(g.nodes[i].in[2] >= 0);
-        }
-    }
-    const Node *a2 = net_node(&g, "a.conv2");
-    assert_true(a2->attr.conv.relu && a2->in[3] == graph_find_tensor(&g, "stem.relu"));
-    const Node *b4 = net_node(&g, "b.conv4");
-    const Node *b2 = net_node(&g, "b.conv2");
-    assert_true(b4->attr.conv.relu && b4->in[3] == b2->out[0] && !b2->attr.conv.relu &&
-                b2->in[3] == -1);
-    graph_free(&g);
-    params_free(&params);
-}
-
-static void taps_are_not_hidden(void **state)
-{
-    (void)state;
-    Params params = {0};
-    Graph g = net_basic(&params, BN_EVAL, false, false);
-    graph_output(&g, graph_find_tensor(&g, "a.conv1"), NULL); /* stops folding there */
-    graph_output(&g, graph_find_tensor(&g, "a.add"),
-                 NULL); /* pre-activation feature: stops the ReLU */
-    graph_output(&g, graph_find_tensor(&g, "stem.relu"),
-                 NULL); /* the end of a group: no hindrance */
-    net_fuse(&g, FUSE_ALL);
-    assert_valid(&g);
-    assert_int_equal(net_count(&g, OP_FOLD_BN), 5);
-    assert_int_equal(net_count(&g, OP_BN_INFER), 1);
-    assert_int_equal(net_count(&g, OP_RELU), 1);
-    const char *const taps[3] = {"a.conv1", "a.add", "stem.relu"};
-    for (int i = 0; i < 3; i++) {
-        const Tensor *t = &g.tensors[graph_find_tensor(&g, taps[i])];
-        assert_true(t->output && t->producer >= 0);
-    }
-    assert_true(net_node(&g, "a.conv2")->in[3] >= 0 && !net_node(&g, "a.conv2")->attr.conv.relu);
-    graph_free(&g);
-    params_free(&params);
-}
-
-static void patterns_can_be_refused_and_switched_off(void **state)
-{
-    (void)state;
-    for (int train = 0; train < 2; train++) {
-        Params params = {0};
-        Graph g = net_basic(&params, train ? BN_TRAIN : BN_EVAL, train, train);
-        Graph copy = graph_copy(&g);
-        assert_int_equal(net_fuse(&copy, 0), 0);
-        FuseCandidate *candidates = NULL;
-        const int count = fusion_candidates(&copy, FUSE_ALL, &candidates);
-        assert_true(count > 0);
-        bool *verdict = xcalloc((size_t)count, sizeof *verdict);
-        assert_int_equal(fusion_apply(&copy, candidates, verdict, count), 0);
-        assert_int_equal(copy.n_nodes, g.n_nodes);
-        assert_memory_equal(copy.nodes, g.nodes, (size_t)g.n_nodes * sizeof g.nodes[0]);
-        free(verdict);
-        free(candidates);
-        graph_free(&copy);
-        for (int p = 0; p < FUSE_COUNT; p++) {
-            copy = graph_copy(&g);
-            net_fuse(&copy, FUSE_ALL & ~(1u << p));
-            assert_valid(&copy);
-            graph_free(&copy);
-            copy = graph_copy(&g);
-            net_fuse(&copy, 1u << p);
-            assert_valid(&copy);
-            graph_free(&copy);
-            assert_true(strlen(fuse_name((FusePattern)p)) > 0);
-        }
-        /* Without the group that sums two gradients a stem is masked twice instead. */
-        if (train) {
-            copy = graph_copy(&g);
-            net_fuse(&copy, 1u << FUSE_BWD_RELU_BN);
-            assert_true(net_node(&copy, "stem.bn1.dx")->in[5] ==
-                        graph_find_tensor(&g, "stem.relu"));
-            graph_free(&copy);
-        }
-        graph_free(&g);
-        params_free(&params);
-    }
-}
-
-static void random_graphs_stay_valid_under_fusion(void **state)
-{
-    (void)state;
-    for (uint64_t seed = 0; seed < 500; seed++) {
-        Params params = {0};
-        RandomGraphOptions options = {
-            .queues = 2, .backward = seed % 2 == 0, .inference = seed % 4 == 1};
-        Graph g = random_graph_make(seed, &params, options);
-        assert_valid(&g);
-        Graph again = graph_copy(&g);
-        net_fuse(&g, FUSE_ALL);
-        assert_valid(&g);
-        net_fuse(&again, FUSE_ALL);
-        assert_int_equal(again.n_nodes, g.n_nodes);
-        assert_memory_equal(again.nodes, g.nodes, (size_t)g.n_nodes * sizeof g.nodes[0]);
-        graph_free(&again);
-        graph_free(&g);
-        params_free(&params);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -725,16 +645,12 @@ int main(void)
         cmocka_unit_test(double_graphs_are_double),
         cmocka_unit_test(stages_separate_weights),
         cmocka_unit_test(broken_graphs_are_refused),
+        cmocka_unit_test(nodes_around_the_network_are_checked),
         cmocka_unit_test(gradient_of_a_residual_network),
         cmocka_unit_test(frozen_parts_get_no_gradient),
         cmocka_unit_test(shared_weights_accumulate),
         cmocka_unit_test(gradient_refuses_what_it_cannot_pass),
         cmocka_unit_test(gradients_take_the_tensor_type),
-        cmocka_unit_test(training_fusion_of_a_residual_network),
-        cmocka_unit_test(inference_fusion_of_a_residual_network),
-        cmocka_unit_test(taps_are_not_hidden),
-        cmocka_unit_test(patterns_can_be_refused_and_switched_off),
-        cmocka_unit_test(random_graphs_stay_valid_under_fusion),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -37,6 +37,7 @@ static Graph any_graph(uint64_t seed, Params *params)
                                         .images = seed % 5 == 0,
                                         .backward = seed % 3 != 0,
                                         .sgd = seed % 3 != 0 && seed % 2 == 0,
+                                        .loss_scale = seed % 3 == 1,
                                         .inference = seed % 7 == 0};
     return random_graph_make(seed, params, options);
 }
@@ -45,7 +46,7 @@ static Graph any_graph(uint64_t seed, Params *params)
 static void fuse_randomly(Graph *g, uint64_t seed)
 {
     Rng rng = rng_make(seed, 1, 0, RNG_TEST);
-    for (int round = 0; round < 8; round++) {
+    for (int round = 0; round < 12; round++) {
         FuseCandidate *candidates = NULL;
         const int count = fusion_candidates(g, FUSE_ALL, &candidates);
         bool *verdict = xcalloc((size_t)count + 1, sizeof *verdict);
@@ -294,8 +295,11 @@ static void corrupted_plans_are_noticed(void **state)
     int moves = 0;
     for (uint64_t seed = 0; seed < MUTATED; seed++) {
         Params params = {0};
-        RandomGraphOptions options = {
-            .queues = 3, .backward = seed % 3 != 0, .sgd = seed % 3 == 1, .ops = 8};
+        RandomGraphOptions options = {.queues = 3,
+                                      .backward = seed % 3 != 0,
+                                      .sgd = seed % 3 == 1,
+                                      .loss_scale = seed % 3 == 1,
+                                      .ops = 8};
         Graph g = random_graph_make(seed, &params, options);
         if (seed % 2 == 0) {
             fuse_randomly(&g, seed);
@@ -330,6 +334,46 @@ static void corrupted_plans_are_noticed(void **state)
     }
     print_message("noticed: %d dropped waits, %d moved tensors\n", waits, moves);
     assert_true(waits > 1000 && moves > 1000);
+}
+
+/* What one step updates in place and others read: on other queues every reader waits for the last
+ * writer, and the writer for every reader. */
+static void shared_tensors_are_ordered(void **state)
+{
+    (void)state;
+    Graph g;
+    graph_init(&g, NULL, 2, DT_F32);
+    const int stats = graph_input(&g, "stats", DT_F32, 1, 1, 1, 2, false);
+    const int scale = graph_shared(&g, "loss_scale", DT_F32, 2, 128);
+    const int other = graph_shared(&g, "other_scale", DT_F32, 2, 64);
+    const LossScaleAttr attr = {.growth = 2, .backoff = 0.5F, .interval = 10};
+    const int order[5] = {scale, other, scale, other, scale};
+    for (int i = 0; i < 5; i++) {
+        g.queue = i;
+        const int in[2] = {stats, order[i]};
+        graph_node(&g, OP_LOSS_SCALE, "scaler", 2, in, 1, &order[i])->attr.loss_scale = attr;
+    }
+    assert_null(graph_validate(&g));
+    Plan *plan = plan_build(&g, NULL);
+    assert_false(noticed(&g, plan));
+    assert_int_equal(plan->at[scale].arena, ARENA_SHARED);
+    assert_int_equal(plan->at[scale].offset, 128);
+    assert_int_equal(plan->arena_bytes[ARENA_SHARED], 128 + 2 * sizeof(float));
+    for (int s = 0; s < 5; s++) {
+        assert_int_equal(plan->steps[s].n_waits, s < 2 ? 0 : 1);
+        if (s >= 2) {
+            assert_int_equal(plan->steps[s].waits[0], s - 2);
+            assert_true(dropped_wait_is_noticed(&g, plan, s, 0));
+        }
+    }
+    assert_true(moved_tensor_is_noticed(&g, plan, scale, 0));
+    assert_true(moved_tensor_is_noticed(&g, plan, scale, plan->at[other].offset));
+    plan_free(plan);
+    g.tensors[scale].shared = g.tensors[other].shared + 4; /* the graph itself is wrong */
+    plan = plan_build(&g, NULL);
+    assert_true(noticed(&g, plan));
+    plan_free(plan);
+    graph_free(&g);
 }
 
 static void small_corruptions_are_noticed(void **state)
@@ -590,6 +634,7 @@ int main(void)
         cmocka_unit_test(random_graphs_are_planned_safely),
         cmocka_unit_test(random_schedules_never_clobber),
         cmocka_unit_test(corrupted_plans_are_noticed),
+        cmocka_unit_test(shared_tensors_are_ordered),
         cmocka_unit_test(small_corruptions_are_noticed),
         cmocka_unit_test(inplace_needs_the_last_reader),
         cmocka_unit_test(inplace_looks_across_queues),

@@ -1,6 +1,7 @@
 /* Threaded queues with random delays against inline execution, on graphs whose nodes are spread
  * over queues; and the proof that this can see a fault: with one wait removed from the plan,
- * wrong numbers appear. */
+ * wrong numbers appear. CUDISTILL_TEST_BACKEND=cuda does the same with streams: many against one; the emulated device
+ * draws the order between streams from a seed, so it sees a removed wait too. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,6 +9,7 @@
 #include <cmocka.h>
 
 #include "backend/queues.h"
+#include "base/plugin.h"
 #include "exec_snapshot.h"
 
 /* ---- The queues themselves ---- */
@@ -163,6 +165,107 @@ static void remove_wait(Exec *exec, void *context)
     }
 }
 
+/* ---- Streams ---- */
+
+/* NULL where the test was not asked for or there is no such device; says so. */
+static Backend *open_cuda(void)
+{
+    const char *wanted = getenv("CUDISTILL_TEST_BACKEND");
+    if (!wanted || strcmp(wanted, "cuda") != 0) {
+        printf("cuda: only with CUDISTILL_TEST_BACKEND=cuda, skipped\n");
+        return NULL;
+    }
+    Backend *backend = NULL;
+    Err *err = backend_open("cuda", NULL, &backend);
+    if (err) {
+        printf("%s: skipped\n", err->message);
+        err_free(err);
+    }
+    return backend;
+}
+
+/* What the graph gives when all of it runs on QUEUE_COMPUTE. */
+static Snapshot *run_on_one_queue(Backend *backend, const Graph *g, uint64_t seed)
+{
+    Graph flat = graph_copy(g);
+    for (int i = 0; i < flat.n_nodes; i++) {
+        flat.nodes[i].queue = QUEUE_COMPUTE;
+    }
+    const ExecOptions options = {.poison = true, .check_plan = true, .fusion_off = FUSE_ALL};
+    Snapshot *s = snapshot_run(backend, &flat, &options, flat.batch, seed, NULL, NULL);
+    graph_free(&flat);
+    return s;
+}
+
+static void test_streams_equal_one_stream(void **state)
+{
+    (void)state;
+    Backend *backend = open_cuda();
+    if (!backend) {
+        skip();
+    }
+    for (uint64_t seed = 1; seed <= GRAPHS; seed++) {
+        Params params = {0};
+        Graph g = queue_graph(seed, &params);
+        Snapshot *want = run_on_one_queue(backend, &g, seed);
+        const ExecOptions options = {.poison = true, .check_plan = true, .fusion_off = FUSE_ALL};
+        Snapshot *got = snapshot_run(backend, &g, &options, g.batch, seed, NULL, NULL);
+        const char *where = NULL;
+        const double difference = snapshot_difference(got, want, g.batch, &where);
+        if (difference != 0) {
+            fail_msg("seed %llu: '%s' differs by %.3g", (unsigned long long)seed, where,
+                     difference);
+        }
+        snapshot_free(want);
+        snapshot_free(got);
+        graph_free(&g);
+        params_free(&params);
+    }
+    printf("cuda: %d graphs, many streams = one stream\n", GRAPHS);
+    backend_close(backend);
+}
+
+typedef void (*SetSeed)(uint64_t seed);
+
+static void test_missing_wait_is_seen_on_streams(void **state)
+{
+    (void)state;
+    Backend *backend = open_cuda();
+    void *symbol = NULL;
+    Err *err = backend ? plugin_symbol(CUDA_PART, CUDA_PART_VARIABLE, "emu_set_delay_seed", &symbol)
+                       : NULL;
+    if (!backend || err) {
+        printf("no emulated device, whose order of streams can be chosen: skipped\n");
+        err_free(err);
+        backend_close(backend);
+        skip();
+    }
+    SetSeed set_seed = NULL;
+    memcpy(&set_seed, &symbol, sizeof set_seed);
+    int caught = 0;
+    int tries = 0;
+    for (uint64_t seed = 1; tries < TRIES && caught < 5; seed++) {
+        Params params = {0};
+        Graph g = queue_graph(seed, &params);
+        Snapshot *want = run_on_one_queue(backend, &g, seed);
+        const ExecOptions options = {.poison = true, .fusion_off = FUSE_ALL};
+        for (int wait = 0; wait < 8 && tries < TRIES; wait++) {
+            set_seed(seed * 100 + (uint64_t)wait + 1);
+            Snapshot *got = snapshot_run(backend, &g, &options, g.batch, seed, remove_wait, &wait);
+            const char *where = NULL;
+            caught += snapshot_difference(got, want, g.batch, &where) != 0;
+            tries++;
+            snapshot_free(got);
+        }
+        snapshot_free(want);
+        graph_free(&g);
+        params_free(&params);
+    }
+    printf("cuda: a removed wait was seen in %d of %d tries\n", caught, tries);
+    assert_true(caught > 0);
+    backend_close(backend);
+}
+
 static void test_missing_wait_is_seen(void **state)
 {
     (void)state;
@@ -201,6 +304,8 @@ int main(void)
         cmocka_unit_test(test_ref_threads_equal_inline),
         cmocka_unit_test(test_cpu_threads_equal_inline),
         cmocka_unit_test(test_missing_wait_is_seen),
+        cmocka_unit_test(test_streams_equal_one_stream),
+        cmocka_unit_test(test_missing_wait_is_seen_on_streams),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

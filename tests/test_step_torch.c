@@ -273,8 +273,15 @@ static void open_variant(Bench *bench, int index, const char *folder)
     const NetSpec student = net_spec(c->student, act);
     const NetSpec teacher = net_spec(c->teacher, act);
     Graph g;
-    no_error(nets_train_graph(&bench->params, &teacher, &student, CLASSES, c->size, c->batch,
-                              &objective.spec, BN_TRAIN, true, &g));
+    const StepGraph wiring = {.teacher = &teacher,
+                              .student = &student,
+                              .classes = CLASSES,
+                              .size = c->size,
+                              .batch = c->batch,
+                              .spec = &objective.spec,
+                              .bn = BN_TRAIN,
+                              .backward = true};
+    no_error(nets_train_graph(&bench->params, &wiring, &g));
     for (int n = 0; n < g.n_nodes; n++) {
         if (g.nodes[n].op == OP_DISTILL) {
             const int t = g.nodes[n].in[DISTILL_IN_T];
@@ -285,7 +292,7 @@ static void open_variant(Bench *bench, int index, const char *folder)
         }
     }
     open_step(v, &g, kinds[index].way);
-    nets_update_graph(&bench->params, act, c->decay_norm_bias, &g);
+    nets_update_graph(&bench->params, act, c->decay_norm_bias, LOSS_SCALE_NONE, &g);
     open_exec(v, &g, 0, &v->update);
     exec_refresh(v->step, false);
 }

@@ -4,6 +4,7 @@
 #include "io/weights.h"
 #include "train/checkpoint.h"
 #include "train/train.h"
+#include "train_rig.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -14,108 +15,6 @@
 #include <string.h>
 
 #include <cmocka.h>
-
-enum { MAX_OVERRIDES = 24 };
-
-typedef struct {
-    char dir[64];
-    char *teacher; /* weights of a resnet8 that was trained a little */
-} Fixture;
-
-/* Overrides of all runs: 300 images, so that an epoch has 9 whole batches of 32 and one of 12. */
-static const char *const common[] = {
-    "data.kind=synthetic",   "data.options=classes=4,train=300,test=120",
-    "student.model=resnet8", "train.batch=32",
-    "schedule.kind=cosine",  "schedule.epochs=2",
-    "eval.batch=50",         "dist.threads=2",
-    "log.every_s=1000",
-};
-enum { COMMON = sizeof common / sizeof common[0] };
-
-/* An override may be given once: one in `extra` takes the place of a common one. */
-static bool replaced(const char *override, const char *const *extra)
-{
-    const size_t key = strcspn(override, "=") + 1;
-    for (int i = 0; extra && extra[i]; i++) {
-        if (strncmp(extra[i], override, key) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Runs with the common overrides and `extra` (NULL-terminated) in DIR/name. */
-static Err *run_in(const Fixture *f, const char *name, Resume resume, const char *const *extra,
-                   RunResult *result)
-{
-    const char *overrides[MAX_OVERRIDES];
-    size_t count = 0;
-    for (int i = 0; i < COMMON; i++) {
-        if (!replaced(common[i], extra)) {
-            overrides[count++] = common[i];
-        }
-    }
-    char *out = xformat("run.out=%s/%s", f->dir, name);
-    overrides[count++] = out;
-    for (int i = 0; extra && extra[i]; i++) {
-        overrides[count++] = extra[i];
-    }
-    Settings settings;
-    Err *err = settings_load(NULL, overrides, count, &settings);
-    if (!err) {
-        err = train_run(&settings, resume, result);
-        settings_free(&settings);
-    }
-    free(out);
-    return err;
-}
-
-static void assert_fine(Err *err)
-{
-    if (err) {
-        fail_msg("%s", err->message);
-    }
-}
-
-static void assert_code(Err *err, ExitCode code, const char *part)
-{
-    assert_non_null(err);
-    assert_int_equal(err->code, code);
-    if (!strstr(err->message, part)) {
-        fail_msg("'%s' is not in '%s'", part, err->message);
-    }
-    err_free(err);
-}
-
-static void weights_hash(const Fixture *f, const char *name, char hash[33])
-{
-    char *path = xformat("%s/%s/student_last.safetensors", f->dir, name);
-    assert_fine(file_hash_hex(path, hash));
-    free(path);
-}
-
-static int open_fixture(void **state)
-{
-    Fixture *f = xcalloc(1, sizeof *f);
-    snprintf(f->dir, sizeof f->dir, "/tmp/cudistill-train-XXXXXX");
-    assert_non_null(mkdtemp(f->dir));
-    RunResult result;
-    assert_fine(
-        run_in(f, "teacher", RESUME_AUTO, (const char *[]){"schedule.epochs=6", NULL}, &result));
-    assert_true(result.last_top1 > 30.0); /* chance is 25 */
-    f->teacher = xformat("teacher.weights=%s/teacher/student_last.safetensors", f->dir);
-    *state = f;
-    return 0;
-}
-
-static int close_fixture(void **state)
-{
-    Fixture *f = *state;
-    err_free(dir_remove(f->dir));
-    free(f->teacher);
-    free(f);
-    return 0;
-}
 
 /* 20 steps at once = 7 steps, resume (in the middle of an epoch), 6 more, resume (second epoch), the rest. */
 static void resume_is_exact(void **state)
@@ -287,7 +186,7 @@ static void an_incomplete_state_is_refused(void **state)
 {
     const Fixture *f = *state;
     char *root = xformat("%s/bare/checkpoints", f->dir);
-    char text[] = "{\"format\": 2, \"step\": 4}";
+    char text[] = "{\"format\": 3, \"step\": 4}";
     assert_fine(checkpoint_save(root, 4, 0, 1, write_bare_state, text));
     assert_code(run_in(f, "bare", RESUME_AUTO, NULL, NULL), EXIT_BAD_DATA, "'epoch' is missing");
     free(root);

@@ -76,7 +76,8 @@ static void run_distill(CpuStep *own, const Step *step, const RunArgs *args)
         .sparse_value = cpu_in_at(step, args, DISTILL_IN_SPARSE_VALUE),
         .dense = cpu_in_at(step, args, DISTILL_IN_DENSE),
         .rows_valid = (int)scalar_at(step, args, DISTILL_IN_ROWS_VALID, (float)logits->n),
-        .scale = (double)scalar_at(step, args, DISTILL_IN_SCALE, 1.0f),
+        .scale = (double)scalar_at(step, args, DISTILL_IN_SCALE, 1.0f) *
+                 (double)scalar_at(step, args, DISTILL_IN_LOSS_SCALE, 1.0f),
         .rows = cpu_out_at(step, args, DISTILL_OUT_ROWS),
         .sums = cpu_out_at(step, args, DISTILL_OUT_SUMS),
         .stat_type = DT_F32,
@@ -103,6 +104,25 @@ Err *cpu_prepare_distill(Step *step, CpuStep *own)
 }
 
 /* --- steps --- */
+
+/* Forms that the backend does not accept: oneDNN has no such prologue or epilogue. */
+static bool is_refused_form(const Node *node)
+{
+    switch (node->op) {
+    case OP_CONV:
+        return node->in[4] >= 0 || node->out[1] >= 0;
+    case OP_CONV_DGRAD:
+    case OP_CONV_WGRAD:
+        return node->in[2] >= 0;
+    case OP_BN_APPLY:
+        return node->out[1] >= 0;
+    case OP_BN_REDUCE:
+    case OP_BN_DX:
+        return node->in[6] >= 0 || node->attr.bn.remask;
+    default:
+        return false;
+    }
+}
 
 static Err *prepare_op(Backend *backend, Step *step, CpuStep *own)
 {
@@ -139,7 +159,11 @@ static Err *prepare_op(Backend *backend, Step *step, CpuStep *own)
     case OP_FOLD_BN:
     case OP_GRAD_NORM:
     case OP_SGD:
+    case OP_LOSS_SCALE:
         return cpu_prepare_param(step, own);
+    case OP_GATHER:
+    case OP_VIEWS:
+        return cpu_prepare_rows(step, own);
     case OP_DISTILL:
         return cpu_prepare_distill(step, own);
     default:
@@ -165,6 +189,10 @@ static Err *prepare(Backend *backend, Step *step)
         return err_new(EXIT_CONFIG_ERR,
                        "%s: the cpu backend computes in fp32, not %s: use the ref backend",
                        step_node(step)->name, dtype_name(step->graph->math));
+    }
+    if (is_refused_form(step_node(step))) {
+        return err_new(EXIT_CONFIG_ERR, "%s: the cpu backend does not take this fused form",
+                       step_node(step)->name);
     }
     CpuStep *own = xcalloc(1, sizeof *own);
     own->cpu = backend->state;
@@ -212,7 +240,15 @@ static void pack(Backend *backend, Queue queue, const Step *step, const RunArgs 
 static bool accepts(Backend *backend, const FuseCandidate *candidate)
 {
     (void)backend;
-    return candidate->dtype == DT_F32 || candidate->dtype == DT_BF16;
+    switch (candidate->pattern) {
+    case FUSE_CONV_STATS:
+    case FUSE_AFFINE_CONV:
+    case FUSE_DGRAD_BN:
+    case FUSE_BIT_MASK:
+        return false;
+    default:
+        return candidate->dtype == DT_F32 || candidate->dtype == DT_BF16;
+    }
 }
 
 static void processor_name(char *name, size_t size)

@@ -110,7 +110,8 @@ static void run_sgd(CpuStep *own, const Step *step, const RunArgs *args)
     const Pieces *list = own->own;
     const float *hyper = cpu_in_at(step, args, 0);
     const float *stats = cpu_in_at(step, args, 1);
-    double factor = (double)hyper[HYPER_GRAD_SCALE];
+    const float *loss_scale = cpu_in_at(step, args, 2);
+    double factor = (double)hyper[HYPER_GRAD_SCALE] / (loss_scale ? (double)loss_scale[0] : 1.0);
     if (stats && stats[1] > 0.0f) {
         return;
     }
@@ -142,11 +143,29 @@ static void run_sgd(CpuStep *own, const Step *step, const RunArgs *args)
     }
 }
 
+static void run_loss_scale(CpuStep *own, const Step *step, const RunArgs *args)
+{
+    (void)own;
+    const LossScaleAttr *a = &step_node(step)->attr.loss_scale;
+    const float *stats = cpu_in_at(step, args, 0);
+    float *state = cpu_out_at(step, args, 0);
+    if (stats[1] > 0.0f) {
+        state[0] = fmaxf(state[0] * a->backoff, 1.0f);
+        state[1] = 0.0f;
+        return;
+    }
+    state[1] += 1.0f;
+    if (state[1] >= (float)a->interval) {
+        state[0] = fminf(state[0] * a->growth, 0x1p24f);
+        state[1] = 0.0f;
+    }
+}
+
 Err *cpu_prepare_param(Step *step, CpuStep *own)
 {
     const Node *node = step_node(step);
-    if (node->op == OP_FOLD_BN) {
-        own->run = run_fold;
+    if (node->op == OP_FOLD_BN || node->op == OP_LOSS_SCALE) {
+        own->run = node->op == OP_FOLD_BN ? run_fold : run_loss_scale;
         return NULL;
     }
     if (step->graph->math != DT_F32) {

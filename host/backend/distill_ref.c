@@ -1,5 +1,5 @@
 /* The definition of OP_DISTILL: every row in double, straight from the formulas of
- * graph/distill_spec.h, one plain loop per formula and nothing shared between them for speed.
+ * kernels/distill_spec.h, one plain loop per formula and nothing shared between them for speed.
  * Logarithms of probabilities are differences of log-sum-exps with the maximum subtracted, and
  * log(1 - p_y) is a log-sum-exp over the non-target classes, so no step takes the logarithm of a
  * number that may have underflowed. */

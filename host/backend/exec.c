@@ -1,318 +1,22 @@
 /* Executes a graph: one plan for the largest batch, one set of prepared steps for each rung of
  * the batch-size ladder. Every run begins and ends on QUEUE_COMPUTE: other queues wait for its
  * begin, and it waits for their end, so that runs, uploads and refreshes of one Exec are in
- * order without the caller's help. Device memory is only touched through the backend's table. */
-#include "backend/exec.h"
+ * order without the caller's help, and a run submitted while QUEUE_COMPUTE is captured is captured whole. Device memory is
+ * only touched through the backend's table. */
+#include "exec_state.h"
 
 #include "base/log.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-enum {
-    STAGING_SLOTS = 64, /* runs whose scalars may be on their way at once */
-    WORKSPACE_ALIGN = 256,
-    POISON = 0xFF /* bytes that are a NaN in every floating-point type */
-};
-
-typedef struct {
-    Graph graph;
-    Step *steps; /* per node; weights-stage nodes are prepared in the largest rung only */
-    bool *prepared;
-} Rung;
-
-typedef struct {
-    float rows_valid, scale;
-} Scalars;
-
-struct Exec {
-    Backend *backend;
-    ExecOptions options;
-    Graph graph; /* after fusion */
-    Plan *plan;
-    Rung *rungs; /* ascending batch; the last is the graph's own */
-    int n_rungs;
-    RunArgs args;
-    void *own[ARENA_COUNT];
-    size_t bytes[ARENA_COUNT];
-    size_t workspace_offset[QUEUE_COUNT]; /* queues run at the same time: each has its own */
-    bool queue_used[QUEUE_COUNT];
-    bool arena_used[ARENA_COUNT];
-    bool needs_moment;
-    bool *follows_training; /* per node: reads a trainable parameter, if through weights nodes */
-    int *step_event;        /* per plan step, -1 = nobody waits */
-    int begin_event;
-    int end_event[QUEUE_COUNT];
-    Scalars *staging; /* STAGING_SLOTS in memory that the device reads */
-    int staged;
-    ExecStepTime *times; /* per plan step */
-};
-
-/* ---- Opening ---- */
-
-static void fuse(Exec *exec)
-{
-    for (;;) {
-        FuseCandidate *candidates = NULL;
-        const int count =
-            fusion_candidates(&exec->graph, FUSE_ALL & ~exec->options.fusion_off, &candidates);
-        bool *verdict = xcalloc((size_t)count + 1, sizeof *verdict);
-        for (int i = 0; i < count; i++) {
-            verdict[i] = exec->backend->accepts(exec->backend, &candidates[i]);
-        }
-        const int formed = fusion_apply(&exec->graph, candidates, verdict, count);
-        free(verdict);
-        free(candidates);
-        if (formed == 0) {
-            return;
-        }
-    }
-}
-
-static void check_plan(const Exec *exec)
-{
-    char *wrong = graph_validate(&exec->graph);
-    CHECK(!wrong, "graph after fusion: %s", wrong);
-    wrong = plan_check(&exec->graph, exec->plan);
-    CHECK(!wrong, "memory plan: %s", wrong);
-}
-
-static int compare_int(const void *a, const void *b)
-{
-    const int x = *(const int *)a;
-    const int y = *(const int *)b;
-    return (x > y) - (x < y);
-}
-
-static void make_rungs(Exec *exec, const int *ladder, int ladder_count)
-{
-    int *batches = xcalloc((size_t)ladder_count + 1, sizeof *batches);
-    batches[0] = exec->graph.batch;
-    for (int i = 0; i < ladder_count; i++) {
-        CHECK(ladder[i] > 0 && ladder[i] <= exec->graph.batch,
-              "ladder size %d of a graph of batch %d", ladder[i], exec->graph.batch);
-        batches[i + 1] = ladder[i];
-    }
-    qsort(batches, (size_t)ladder_count + 1, sizeof *batches, compare_int);
-    exec->rungs = xcalloc((size_t)ladder_count + 1, sizeof *exec->rungs);
-    for (int i = 0; i <= ladder_count; i++) {
-        if (i > 0 && batches[i] == batches[i - 1]) {
-            continue;
-        }
-        Rung *rung = &exec->rungs[exec->n_rungs++];
-        rung->graph = graph_rebatch(&exec->graph, batches[i]);
-        rung->steps = xcalloc((size_t)rung->graph.n_nodes + 1, sizeof *rung->steps);
-        rung->prepared = xcalloc((size_t)rung->graph.n_nodes + 1, sizeof *rung->prepared);
-    }
-    free(batches);
-}
-
-static Rung *full_rung(const Exec *exec)
-{
-    return &exec->rungs[exec->n_rungs - 1];
-}
-
-/* Prepares one node and widens the workspace of its queue. */
-static Err *prepare_node(Exec *exec, Rung *rung, int node, size_t workspace[QUEUE_COUNT])
-{
-    Step *step = &rung->steps[node];
-    *step = (Step){.graph = &rung->graph, .plan = exec->plan, .node = node};
-    const Node *n = step_node(step);
-    Err *err = exec->backend->prepare(exec->backend, step);
-    if (err) {
-        return err_context(err, "%s: step '%s' (%s) at batch %d", exec->backend->name, n->name,
-                           op_name(n->op), rung->graph.batch);
-    }
-    rung->prepared[node] = true;
-    const int queue = n->stage == STAGE_WEIGHTS ? QUEUE_COMPUTE : n->queue;
-    workspace[queue] = step->workspace > workspace[queue] ? step->workspace : workspace[queue];
-    return NULL;
-}
-
-static Err *prepare_all(Exec *exec)
-{
-    const Plan *plan = exec->plan;
-    size_t workspace[QUEUE_COUNT] = {0};
-    for (int i = 0; i < plan->n_weight_nodes; i++) {
-        TRY(prepare_node(exec, full_rung(exec), plan->weight_nodes[i], workspace));
-    }
-    for (int r = exec->n_rungs - 1; r >= 0; r--) {
-        for (int i = 0; i < plan->n_steps; i++) {
-            TRY(prepare_node(exec, &exec->rungs[r], plan->steps[i].node, workspace));
-        }
-    }
-    size_t total = 0;
-    for (int q = 0; q < QUEUE_COUNT; q++) {
-        exec->workspace_offset[q] = total;
-        total += (workspace[q] + WORKSPACE_ALIGN - 1) / WORKSPACE_ALIGN * WORKSPACE_ALIGN;
-    }
-    exec->bytes[ARENA_WORKSPACE] = total;
-    return NULL;
-}
-
-static bool owns_arena(const Exec *exec, Arena arena)
-{
-    const bool scratch = arena == ARENA_ACT || arena == ARENA_WORKSPACE;
-    return arena == ARENA_PERSIST || arena == ARENA_IO ||
-           (scratch && !exec->options.shared_scratch);
-}
-
-static Err *allocate(Exec *exec)
-{
-    for (int a = 0; a < ARENA_COUNT; a++) {
-        if (a != ARENA_WORKSPACE) {
-            exec->bytes[a] = exec->plan->arena_bytes[a];
-        }
-        if (!owns_arena(exec, (Arena)a) || exec->bytes[a] == 0) {
-            continue;
-        }
-        exec->own[a] = exec->backend->alloc(exec->backend, MEM_DEVICE, exec->bytes[a]);
-        if (!exec->own[a]) {
-            return err_new(EXIT_DEVICE_MEMORY,
-                           "%s: out of memory for a graph of batch %d, which needs: activations "
-                           "%.1f MiB, outputs "
-                           "%.1f MiB, inputs %.1f MiB, workspace %.1f MiB; lower the batch size",
-                           exec->backend->name, exec->graph.batch,
-                           (double)exec->plan->arena_bytes[ARENA_ACT] / 0x1p20,
-                           (double)exec->plan->arena_bytes[ARENA_PERSIST] / 0x1p20,
-                           (double)exec->plan->arena_bytes[ARENA_IO] / 0x1p20,
-                           (double)exec->bytes[ARENA_WORKSPACE] / 0x1p20);
-        }
-        exec->args.arena[a] = exec->own[a];
-    }
-    exec->staging =
-        exec->backend->alloc(exec->backend, MEM_HOST, STAGING_SLOTS * sizeof *exec->staging);
-    return exec->staging
-               ? NULL
-               : err_new(EXIT_DEVICE_MEMORY, "%s: out of host memory for the step's scalars",
-                         exec->backend->name);
-}
-
-/* Which nodes read parameters that training changes; and which arenas must be bound. */
-static void find_parameters(Exec *exec)
-{
-    const Graph *g = &exec->graph;
-    exec->follows_training = xcalloc((size_t)g->n_nodes + 1, sizeof *exec->follows_training);
-    for (int n = 0; n < g->n_nodes; n++) {
-        const Node *node = &g->nodes[n];
-        for (int i = 0; i < node->n_in; i++) {
-            const Tensor *t = node->in[i] >= 0 ? &g->tensors[node->in[i]] : NULL;
-            if (!t) {
-                continue;
-            }
-            if (t->kind == TENSOR_PARAM) {
-                exec->follows_training[n] |= g->params->items[t->param].trainable;
-            } else if (t->producer >= 0 && g->nodes[t->producer].stage == STAGE_WEIGHTS) {
-                exec->follows_training[n] |= exec->follows_training[t->producer];
-            }
-        }
-        if (node->op == OP_SGD || node->op == OP_GRAD_NORM) {
-            exec->arena_used[ARENA_GRAD] = true;
-        }
-        if (node->op == OP_SGD) {
-            exec->arena_used[ARENA_WEIGHT] = true;
-            exec->needs_moment = true;
-        }
-    }
-    for (int t = 0; t < g->n_tensors; t++) {
-        exec->arena_used[exec->plan->at[t].arena] = true;
-    }
-    exec->arena_used[ARENA_NONE] = false;
-    exec->arena_used[ARENA_WORKSPACE] = exec->bytes[ARENA_WORKSPACE] > 0;
-}
-
-static void make_events(Exec *exec)
-{
-    const Plan *plan = exec->plan;
-    exec->step_event = xcalloc((size_t)plan->n_steps + 1, sizeof *exec->step_event);
-    exec->times = xcalloc((size_t)plan->n_steps + 1, sizeof *exec->times);
-    for (int i = 0; i < plan->n_steps; i++) {
-        const PlanStep *step = &plan->steps[i];
-        const Node *node = &exec->graph.nodes[step->node];
-        exec->step_event[i] = step->records ? exec->backend->event(exec->backend) : -1;
-        exec->queue_used[step->queue] = true;
-        exec->times[i] = (ExecStepTime){.node = node->name, .op = op_name(node->op)};
-    }
-    exec->queue_used[QUEUE_COMPUTE] = true;
-    exec->begin_event = exec->backend->event(exec->backend);
-    for (int q = 0; q < QUEUE_COUNT; q++) {
-        exec->end_event[q] = exec->queue_used[q] ? exec->backend->event(exec->backend) : -1;
-    }
-}
-
-Err *exec_open(Backend *backend, const Graph *graph, const ExecOptions *options, Exec **out)
-{
-    static const ExecOptions defaults;
-    *out = NULL;
-    Exec *exec = xcalloc(1, sizeof *exec);
-    exec->backend = backend;
-    exec->options = options ? *options : defaults;
-    exec->options.ladder = NULL; /* the caller's memory: used below only */
-    exec->graph = graph_copy(graph);
-    fuse(exec);
-    exec->plan = plan_build(&exec->graph, &exec->options.plan);
-    if (exec->options.check_plan) {
-        check_plan(exec);
-    }
-    make_rungs(exec, options ? options->ladder : NULL,
-               options && options->ladder ? options->ladder_count : 0);
-    Err *err = prepare_all(exec);
-    if (!err) {
-        err = allocate(exec);
-    }
-    if (err) {
-        exec_close(exec);
-        return err;
-    }
-    find_parameters(exec);
-    make_events(exec);
-    *out = exec;
-    return NULL;
-}
-
-void exec_close(Exec *exec)
-{
-    if (!exec) {
-        return;
-    }
-    Backend *backend = exec->backend;
-    for (int q = 0; q < QUEUE_COUNT; q++) {
-        backend->sync(backend, (Queue)q);
-    }
-    for (int r = 0; r < exec->n_rungs; r++) {
-        Rung *rung = &exec->rungs[r];
-        for (int n = 0; n < rung->graph.n_nodes; n++) {
-            if (rung->prepared[n]) {
-                backend->release(backend, &rung->steps[n]);
-            }
-        }
-        free(rung->steps);
-        free(rung->prepared);
-        graph_free(&rung->graph);
-    }
-    for (int a = 0; a < ARENA_COUNT; a++) {
-        if (exec->own[a]) {
-            backend->free(backend, MEM_DEVICE, exec->own[a]);
-        }
-    }
-    if (exec->staging) {
-        backend->free(backend, MEM_HOST, exec->staging);
-    }
-    free(exec->rungs);
-    free(exec->follows_training);
-    free(exec->step_event);
-    free(exec->times);
-    plan_free(exec->plan);
-    graph_free(&exec->graph);
-    free(exec);
-}
+enum { POISON = 0xFF /* bytes that are a NaN in every floating-point type */ };
 
 /* ---- Binding and tensors ---- */
 
 void exec_bind(Exec *exec, Arena arena, void *base)
 {
     const bool parameters = arena == ARENA_WEIGHT || arena == ARENA_GRAD || arena == ARENA_FROZEN ||
-                            arena == ARENA_STATE;
+                            arena == ARENA_STATE || arena == ARENA_SHARED;
     const bool scratch =
         exec->options.shared_scratch && (arena == ARENA_ACT || arena == ARENA_WORKSPACE);
     CHECK(parameters || scratch, "arena %d belongs to the executor", (int)arena);
@@ -326,6 +30,7 @@ void exec_bind_moment(Exec *exec, void *base)
 
 static void check_bound(const Exec *exec)
 {
+    CHECK(!exec->options.plan_only, "an executor opened with plan_only cannot run");
     for (int a = 0; a < ARENA_COUNT; a++) {
         CHECK(!exec->arena_used[a] || exec->bytes[a] == 0 || exec->args.arena[a],
               "arena %d is not bound", a);
@@ -450,11 +155,12 @@ void exec_refresh(Exec *exec, bool trainable_only)
 {
     Backend *backend = exec->backend;
     check_bound(exec);
-    const RunArgs args = args_of_queue(exec, QUEUE_COMPUTE);
+    RunArgs args = args_of_queue(exec, QUEUE_COMPUTE);
+    args.rows = exec->graph.batch;
     for (int i = 0; i < exec->plan->n_weight_nodes; i++) {
         const int node = exec->plan->weight_nodes[i];
         if (!trainable_only || exec->follows_training[node]) {
-            backend->run(backend, QUEUE_COMPUTE, &full_rung(exec)->steps[node], &args);
+            backend->run(backend, QUEUE_COMPUTE, &exec_full_rung(exec)->steps[node], &args);
         }
     }
     for (int r = 0; r < exec->n_rungs; r++) {
@@ -480,17 +186,25 @@ static void upload_scalar(Exec *exec, const char *name, const float *value)
     }
 }
 
+void exec_write_scalars(ExecScalars *scalars, const ExecRun *run)
+{
+    *scalars = (ExecScalars){.rows_valid = (float)run->rows, .scale = run->scale};
+}
+
 /* The source must stay until the device has read it, hence slots; they turn over only if the
- * caller never synchronises. */
+ * caller never synchronises. Nothing waits where the caller keeps the scalars. */
 static void upload_scalars(Exec *exec, const ExecRun *run)
 {
-    if (exec->staged == STAGING_SLOTS) {
-        exec_sync(exec);
+    ExecScalars *scalars = run->scalars;
+    if (!scalars) {
+        if (exec->staged == STAGING_SLOTS) {
+            exec_sync(exec);
+        }
+        scalars = &exec->staging[exec->staged++];
     }
-    Scalars *slot = &exec->staging[exec->staged++];
-    *slot = (Scalars){.rows_valid = (float)run->rows, .scale = run->scale};
-    upload_scalar(exec, "rows_valid", &slot->rows_valid);
-    upload_scalar(exec, "scale", &slot->scale);
+    exec_write_scalars(scalars, run);
+    upload_scalar(exec, "rows_valid", &scalars->rows_valid);
+    upload_scalar(exec, "scale", &scalars->scale);
 }
 
 static void poison(Exec *exec)
@@ -504,22 +218,34 @@ static void poison(Exec *exec)
     }
 }
 
-static void fork_queues(Exec *exec)
+static bool reduces(const Exec *exec, const ExecRun *run)
+{
+    return run->reduce_gradients && exec->n_reductions > 0;
+}
+
+/* Queues besides QUEUE_COMPUTE that the run puts work on. */
+static bool branches(const Exec *exec, const ExecRun *run, int queue)
+{
+    return queue != QUEUE_COMPUTE &&
+           (exec->queue_used[queue] || (queue == QUEUE_COMM && reduces(exec, run)));
+}
+
+static void fork_queues(Exec *exec, const ExecRun *run)
 {
     Backend *backend = exec->backend;
     backend->record(backend, QUEUE_COMPUTE, exec->begin_event);
     for (int q = 0; q < QUEUE_COUNT; q++) {
-        if (exec->queue_used[q] && q != QUEUE_COMPUTE) {
+        if (branches(exec, run, q)) {
             backend->wait(backend, (Queue)q, exec->begin_event);
         }
     }
 }
 
-static void join_queues(Exec *exec)
+static void join_queues(Exec *exec, const ExecRun *run)
 {
     Backend *backend = exec->backend;
     for (int q = 0; q < QUEUE_COUNT; q++) {
-        if (exec->queue_used[q] && q != QUEUE_COMPUTE) {
+        if (branches(exec, run, q)) {
             backend->record(backend, (Queue)q, exec->end_event[q]);
             backend->wait(backend, QUEUE_COMPUTE, exec->end_event[q]);
         }
@@ -535,7 +261,7 @@ static const Rung *smallest_rung(const Exec *exec, int rows)
             return &exec->rungs[r];
         }
     }
-    return full_rung(exec);
+    return exec_full_rung(exec);
 }
 
 static void run_step(Exec *exec, const Rung *rung, int index, const RunArgs *args)
@@ -565,12 +291,15 @@ void exec_run(Exec *exec, const ExecRun *run)
         poison(exec);
     }
     upload_scalars(exec, run);
-    fork_queues(exec);
+    fork_queues(exec, run);
     RunArgs args[QUEUE_COUNT];
     for (int q = 0; q < QUEUE_COUNT; q++) {
         args[q] = args_of_queue(exec, q);
         args[q].grad_add = run->grad_add;
+        args[q].rows = run->rows;
     }
+    int next_reduction = reduces(exec, run) ? 0 : exec->n_reductions;
+    exec_reduce_ready(exec, -1, &next_reduction);
     for (int i = 0; i < exec->plan->n_steps; i++) {
         const PlanStep *step = &exec->plan->steps[i];
         for (int w = 0; w < step->n_waits; w++) {
@@ -582,8 +311,9 @@ void exec_run(Exec *exec, const ExecRun *run)
         if (step->records) {
             backend->record(backend, (Queue)step->queue, exec->step_event[i]);
         }
+        exec_reduce_ready(exec, i, &next_reduction);
     }
-    join_queues(exec);
+    join_queues(exec, run);
 }
 
 /* ---- Reports ---- */

@@ -109,6 +109,15 @@ static void run_step(const Step *step, const RunArgs *args)
     case OP_SGD:
         ref_sgd(step, args);
         return;
+    case OP_LOSS_SCALE:
+        ref_loss_scale(step, args);
+        return;
+    case OP_GATHER:
+        ref_gather(step, args);
+        return;
+    case OP_VIEWS:
+        ref_views(step, args);
+        return;
     default:
         run_loop(step, args);
     }
@@ -147,6 +156,13 @@ static bool ref_accepts(Backend *backend, const FuseCandidate *candidate)
     return true;
 }
 
+/* Ops that work on the storage itself and need no workspace. */
+static bool works_in_place(Op op)
+{
+    return op == OP_SGD || op == OP_GRAD_NORM || op == OP_LOSS_SCALE || op == OP_GATHER ||
+           op == OP_VIEWS;
+}
+
 static Err *ref_prepare(Backend *backend, Step *step)
 {
     (void)backend;
@@ -158,7 +174,7 @@ static Err *ref_prepare(Backend *backend, Step *step)
         step->workspace = distill_ref_scratch(tensors[logits].c);
         return NULL;
     }
-    if (node->op == OP_SGD || node->op == OP_GRAD_NORM) {
+    if (works_in_place(node->op)) {
         return NULL;
     }
     if (!ref_loops[node->op]) {

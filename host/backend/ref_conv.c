@@ -1,4 +1,5 @@
-/* Definitions of convolution and linear layers and their gradients: direct sums in double. */
+/* Definitions of convolution and linear layers and their gradients: direct sums in double. Fused
+ * forms round where their parts would store. */
 #include "ref_ops.h"
 
 #include <string.h>
@@ -94,8 +95,19 @@ static void tap_wgrad(void *context, const Conv *conv, const Tap *tap)
     }
 }
 
+/* x as the batch norm in front leaves it. */
+static void normalise_input(const RefOp *op, int coef_slot)
+{
+    if (op->in[coef_slot]) {
+        ref_affine(ref_in(op, 0), op->in[0], op->in[coef_slot],
+                   ref_rows_valid(op, coef_slot + 1, ref_in(op, 0)->n),
+                   op->node->attr.conv.pre_relu);
+    }
+}
+
 void ref_conv(const RefOp *op)
 {
+    normalise_input(op, 4);
     const Conv conv = conv_shape(op, ref_in(op, 0), ref_in(op, 1), ref_out(op, 0));
     const double *bias = op->in[2];
     const double *residual = op->in[3];
@@ -108,6 +120,13 @@ void ref_conv(const RefOp *op)
     for (size_t i = 0; conv.attr->relu && i < outputs; i++) {
         data.y[i] = data.y[i] < 0 ? 0 : data.y[i];
     }
+    if (op->out[1]) {
+        const Tensor *y = ref_out(op, 0);
+        for (size_t i = 0; i < outputs; i++) {
+            data.y[i] = ref_round(y->dtype, data.y[i]);
+        }
+        ref_sums(y, data.y, ref_rows_valid(op, 5, y->n), op->out[1]);
+    }
 }
 
 void ref_conv_dgrad(const RefOp *op)
@@ -116,10 +135,22 @@ void ref_conv_dgrad(const RefOp *op)
     ConvData data = {.dy = op->in[0], .w = op->in[1], .dx = op->out[0]};
     memset(data.dx, 0, tensor_elems(ref_out(op, 0)) * sizeof(double));
     conv_taps(&conv, tap_dgrad, &data);
+    if (!op->in[2]) {
+        return;
+    }
+    const Tensor *x = ref_in(op, 2);
+    const int rows = ref_rows_valid(op, 4, x->n);
+    const size_t valid = tensor_elems(x) / (size_t)x->n * (size_t)rows;
+    for (size_t i = 0; i < tensor_elems(x); i++) {
+        const bool open = i < valid && ref_affine_at(x, op->in[2], op->in[3], i) > 0;
+        data.dx[i] = open ? ref_round(x->dtype, data.dx[i]) : 0;
+    }
+    ref_gradient_sums(x, data.dx, op->in[2], op->in[3], rows, op->out[1]);
 }
 
 void ref_conv_wgrad(const RefOp *op)
 {
+    normalise_input(op, 2);
     const Conv conv = conv_shape(op, ref_in(op, 0), ref_out(op, 0), ref_in(op, 1));
     ConvData data = {.x = op->in[0], .dy = op->in[1], .dw = op->out[0]};
     memset(data.dw, 0, tensor_elems(ref_out(op, 0)) * sizeof(double));

@@ -1,5 +1,6 @@
-/* Definitions of the elementwise ops, pooling, the distillation op's call, and the optimizer. */
+/* Definitions of the elementwise ops, pooling, gathers and views, and the distillation op's call. */
 #include "backend/distill_rows.h"
+#include "data/augment.h"
 #include "ref_ops.h"
 
 #include <math.h>
@@ -135,7 +136,7 @@ void ref_maxpool_bwd(const RefOp *op)
     pool_windows(op, ref_out(op, 0), ref_in(op, 0), visit_max_bwd);
 }
 
-static double scalar_input(const Step *step, const RunArgs *args, int slot, double absent)
+double ref_scalar(const Step *step, const RunArgs *args, int slot, double absent)
 {
     const Node *node = step_node(step);
     const int tensor = slot < node->n_in ? node->in[slot] : -1;
@@ -175,8 +176,9 @@ void ref_distill(const Step *step, const RunArgs *args, void *scratch)
         .sparse_index = step_address(step, args, in[DISTILL_IN_SPARSE_INDEX]),
         .sparse_value = step_address(step, args, in[DISTILL_IN_SPARSE_VALUE]),
         .dense = step_address(step, args, in[DISTILL_IN_DENSE]),
-        .rows_valid = (int)scalar_input(step, args, DISTILL_IN_ROWS_VALID, logits->n),
-        .scale = scalar_input(step, args, DISTILL_IN_SCALE, 1),
+        .rows_valid = (int)ref_scalar(step, args, DISTILL_IN_ROWS_VALID, logits->n),
+        .scale = ref_scalar(step, args, DISTILL_IN_SCALE, 1) *
+                 ref_scalar(step, args, DISTILL_IN_LOSS_SCALE, 1),
         .rows = step_address(step, args, out[DISTILL_OUT_ROWS]),
         .sums = step_address(step, args, out[DISTILL_OUT_SUMS]),
         .stat_type =
@@ -185,79 +187,55 @@ void ref_distill(const Step *step, const RunArgs *args, void *scratch)
     distill_rows_ref(&rows, scratch);
 }
 
-/* The fixed order is the order of registration. */
-void ref_grad_norm(const Step *step, const RunArgs *args)
-{
-    const Params *params = step->graph->params;
-    const DType math = step->graph->math;
-    double squares = 0;
-    double bad = 0;
-    for (int p = 0; p < params->count; p++) {
-        const Param *param = &params->items[p];
-        for (size_t i = 0; param->arena == ARENA_WEIGHT && i < param->count; i++) {
-            const double g = dtype_load(math, args->arena[ARENA_GRAD], param->offset + i);
-            squares += g * g;
-            bad += isfinite(g) ? 0 : 1;
-        }
-    }
-    const int stats = step_node(step)->out[0];
-    void *out = step_address(step, args, stats);
-    dtype_store(step->graph->tensors[stats].dtype, out, 0, squares);
-    dtype_store(step->graph->tensors[stats].dtype, out, 1, bad);
-}
-
-typedef struct {
-    double hyper[HYPER_COUNT];
-    double clip;
-    DType math;
-} Sgd;
-
-static void sgd_param(const Sgd *sgd, const RunArgs *args, const Param *param, bool decay)
-{
-    const double *h = sgd->hyper;
-    for (size_t i = param->offset; i < param->offset + param->count; i++) {
-        const double w = dtype_load(sgd->math, args->arena[ARENA_WEIGHT], i);
-        double g =
-            dtype_load(sgd->math, args->arena[ARENA_GRAD], i) * h[HYPER_GRAD_SCALE] * sgd->clip;
-        g += decay ? h[HYPER_WEIGHT_DECAY] * w : 0;
-        double v = g;
-        if (h[HYPER_FIRST] == 0) {
-            v = h[HYPER_MOMENTUM] * dtype_load(sgd->math, args->moment, i) +
-                (1 - h[HYPER_DAMPENING]) * g;
-        }
-        const double step = h[HYPER_NESTEROV] != 0 ? g + h[HYPER_MOMENTUM] * v : v;
-        dtype_store(sgd->math, args->moment, i, v);
-        dtype_store(sgd->math, args->arena[ARENA_WEIGHT], i, w - h[HYPER_LR] * step);
-    }
-}
-
-void ref_sgd(const Step *step, const RunArgs *args)
+/* Rows move as bytes; a row number outside the table gives bytes that are a NaN in every
+ * floating-point type. */
+void ref_gather(const Step *step, const RunArgs *args)
 {
     const Node *node = step_node(step);
-    const Tensor *tensors = step->graph->tensors;
-    const Params *params = step->graph->params;
-    Sgd sgd = {.clip = 1, .math = step->graph->math};
-    for (int i = 0; i < HYPER_COUNT; i++) {
-        sgd.hyper[i] = dtype_load(tensors[node->in[0]].dtype, step_address(step, args, node->in[0]),
-                                  (size_t)i);
-    }
-    const int stats = node->n_in > 1 ? node->in[1] : -1;
-    if (stats >= 0) {
-        const void *address = step_address(step, args, stats);
-        if (dtype_load(tensors[stats].dtype, address, 1) > 0) {
-            return;
-        }
-        const double norm =
-            sgd.hyper[HYPER_GRAD_SCALE] * sqrt(dtype_load(tensors[stats].dtype, address, 0));
-        if (sgd.hyper[HYPER_CLIP_NORM] > 0) {
-            sgd.clip = fmin(1, sgd.hyper[HYPER_CLIP_NORM] / (norm + 1e-6));
+    const Tensor *table = &step->graph->tensors[node->in[0]];
+    const Tensor *y = &step->graph->tensors[node->out[0]];
+    const size_t row = (size_t)table->c * dtype_size(table->dtype);
+    const char *from = step_address(step, args, node->in[0]);
+    const int32_t *index = step_address(step, args, node->in[1]);
+    char *to = step_address(step, args, node->out[0]);
+    for (int i = 0; i < y->n; i++, to += row) {
+        if (index[i] >= 0 && index[i] < table->n) {
+            memcpy(to, from + (size_t)index[i] * row, row);
+        } else {
+            memset(to, 0xFF, row);
         }
     }
-    for (int p = 0; p < params->count; p++) {
-        const Param *param = &params->items[p];
-        const bool weight = param->role == ROLE_CONV_WEIGHT || param->role == ROLE_LINEAR_WEIGHT;
-        if (param->arena == ARENA_WEIGHT) {
-            sgd_param(&sgd, args, param, weight || node->attr.sgd.decay_norm_bias);
+}
+
+/* Positions beyond the set, like rows beyond rows_valid, give zeros. */
+void ref_views(const Step *step, const RunArgs *args)
+{
+    const Node *node = step_node(step);
+    const Tensor *set = &step->graph->tensors[node->in[0]];
+    const int n = step->graph->tensors[node->out[0]].n;
+    const size_t bytes = (size_t)set->h * (size_t)set->w * 3;
+    const uint8_t *source = step_address(step, args, node->in[0]);
+    const int32_t *source_labels = step_address(step, args, node->in[1]);
+    const int32_t *order = step_address(step, args, node->in[2]);
+    const int32_t *cursor = step_address(step, args, node->in[3]);
+    const double rows = ref_scalar(step, args, 4, n);
+    uint8_t *images = step_address(step, args, node->out[0]);
+    int32_t *labels = step_address(step, args, node->out[1]);
+    int32_t *ids = step_address(step, args, node->out[2]);
+    const AugmentSpec spec = {.pad = node->attr.views.pad, .flip = node->attr.views.flip};
+    const uint64_t seed = (uint64_t)(uint32_t)cursor[3] << 32 | (uint32_t)cursor[2];
+    for (int i = 0; i < n; i++, images += bytes) {
+        const int64_t at = (int64_t)cursor[1] + i;
+        const int32_t id = i < rows && at >= 0 && at < set->n ? order[at] : -1;
+        if (id < 0 || id >= set->n) {
+            memset(images, 0, bytes);
+            labels[i] = 0;
+            ids[i] = 0;
+            continue;
         }
+        const AugmentView view = augment_view(seed, (uint32_t)cursor[0], (uint32_t)id, spec);
+        augment_apply(spec, view, source + (size_t)id * bytes, set->h, set->w, images);
+        labels[i] = source_labels[id];
+        ids[i] = id;
     }
 }

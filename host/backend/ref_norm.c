@@ -13,20 +13,24 @@ static size_t row_elems(const Tensor *t)
     return (size_t)t->h * (size_t)t->w * (size_t)t->c;
 }
 
-void ref_bn_stats(const RefOp *op)
+void ref_sums(const Tensor *x, const double *values, int rows, double *sums)
 {
-    const Tensor *x = ref_in(op, 0);
     const size_t c = (size_t)x->c;
-    const size_t valid = (size_t)ref_rows_valid(op, 1, x->n) * row_elems(x);
-    double *sums = op->out[0];
+    const size_t valid = (size_t)rows * row_elems(x);
     memset(sums, 0, (2 * c + 1) * sizeof(double));
     for (size_t i = 0; i < valid; i++) {
-        const double v = op->in[0][i];
+        const double v = values[i];
         sums[i % c] += v;
         sums[c + i % c] += v * v;
     }
     const size_t positions = valid / c; /* whole: valid is a multiple of c */
     sums[2 * c] = (double)positions;
+}
+
+void ref_bn_stats(const RefOp *op)
+{
+    const Tensor *x = ref_in(op, 0);
+    ref_sums(x, op->in[0], ref_rows_valid(op, 1, x->n), op->out[0]);
 }
 
 /* Mean and biased variance from sums; no rows at all count as zeros. */
@@ -89,21 +93,66 @@ void ref_bn_infer(const RefOp *op)
     }
 }
 
+static double affine(const Tensor *x, const double *values, const double *coef, size_t i)
+{
+    const size_t c = (size_t)x->c;
+    return values[i] * coef[COEF_SCALE * c + i % c] + coef[COEF_SHIFT * c + i % c];
+}
+
+double ref_affine_at(const Tensor *x, const double *values, const double *coef, size_t i)
+{
+    return ref_round(x->dtype, affine(x, values, coef, i));
+}
+
+void ref_affine(const Tensor *x, double *values, const double *coef, int rows, bool relu)
+{
+    const size_t valid = (size_t)rows * row_elems(x);
+    for (size_t i = 0; i < tensor_elems(x); i++) {
+        const double y = i < valid ? ref_affine_at(x, values, coef, i) : 0;
+        values[i] = relu && y < 0 ? 0 : y;
+    }
+}
+
+/* Bit c % 8 of byte c / 8 of a pixel. */
+static size_t mask_byte(size_t i, size_t c)
+{
+    return i / c * ((c + 7) / 8) + i % c / 8;
+}
+
 void ref_bn_apply(const RefOp *op)
 {
     const Tensor *x = ref_in(op, 0);
     const size_t c = (size_t)x->c;
     const size_t valid = (size_t)ref_rows_valid(op, 3, x->n) * row_elems(x);
-    const double *scale = op->in[1] + COEF_SCALE * c;
-    const double *shift = op->in[1] + COEF_SHIFT * c;
+    if (op->out[1]) {
+        memset(op->out[1], 0, tensor_elems(ref_out(op, 1)) * sizeof(double));
+    }
     for (size_t i = 0; i < tensor_elems(x); i++) {
         double y = 0;
         if (i < valid) {
-            y = op->in[0][i] * scale[i % c] + shift[i % c] + (op->in[2] ? op->in[2][i] : 0);
+            y = affine(x, op->in[0], op->in[1], i) + (op->in[2] ? op->in[2][i] : 0);
             y = op->node->attr.bn.relu && y < 0 ? 0 : y;
         }
         op->out[0][i] = y;
+        if (op->out[1] && ref_round(x->dtype, y) > 0) {
+            op->out[1][mask_byte(i, c)] += 1 << (i % c % 8);
+        }
     }
+}
+
+/* Whether the ReLU behind the batch norm with input x was open at element i: by its output (slot 5)
+ * or its bits (slot 6), by computing it again, or always. */
+static bool is_open(const RefOp *op, const Tensor *x, const double *values, const double *coef,
+                    size_t i)
+{
+    const size_t c = (size_t)x->c;
+    if (op->in[5]) {
+        return op->in[5][i] > 0;
+    }
+    if (op->in[6]) {
+        return ((int)op->in[6][mask_byte(i, c)] >> (i % c % 8) & 1) != 0;
+    }
+    return !op->node->attr.bn.remask || ref_affine_at(x, values, coef, i) > 0;
 }
 
 static double xhat(const double *x, const double *coef, size_t c, size_t i)
@@ -111,27 +160,35 @@ static double xhat(const double *x, const double *coef, size_t c, size_t i)
     return (x[i] - coef[COEF_MEAN * c + i % c]) * coef[COEF_INVSTD * c + i % c];
 }
 
-void ref_bn_reduce(const RefOp *op)
+void ref_gradient_sums(const Tensor *x, const double *dz, const double *values, const double *coef,
+                       int rows, double *sums)
 {
-    const Tensor *x = ref_in(op, 1);
     const size_t c = (size_t)x->c;
-    const size_t valid = (size_t)ref_rows_valid(op, 3, x->n) * row_elems(x);
-    const double *dy2 = op->in[4];
-    const double *y = op->in[5];
-    double *sums = op->out[0];
+    const size_t valid = (size_t)rows * row_elems(x);
     memset(sums, 0, (2 * c + 1) * sizeof(double));
-    for (size_t i = 0; i < tensor_elems(x); i++) {
-        double dz = i >= valid || (y && !(y[i] > 0)) ? 0 : op->in[0][i] + (dy2 ? dy2[i] : 0);
-        if (op->out[1]) {
-            dz = ref_round(ref_out(op, 1)->dtype,
-                           dz); /* the sums are of dz as others will read it */
-            op->out[1][i] = dz;
-        }
-        sums[i % c] += dz;
-        sums[c + i % c] += i < valid ? dz * xhat(op->in[1], op->in[2], c, i) : 0;
+    for (size_t i = 0; i < valid; i++) {
+        sums[i % c] += dz[i];
+        sums[c + i % c] += dz[i] * xhat(values, coef, c, i);
     }
     const size_t positions = valid / c; /* whole: valid is a multiple of c */
     sums[2 * c] = (double)positions;
+}
+
+void ref_bn_reduce(const RefOp *op)
+{
+    const Tensor *x = ref_in(op, 1);
+    const int rows = ref_rows_valid(op, 3, x->n);
+    const size_t valid = (size_t)rows * row_elems(x);
+    double *dz = op->out[1] ? op->out[1] : op->in[0];
+    for (size_t i = 0; i < tensor_elems(x); i++) {
+        const bool open = i < valid && is_open(op, x, op->in[1], op->in[2], i);
+        const double sum = op->in[0][i] + (op->in[4] ? op->in[4][i] : 0);
+        dz[i] = open ? sum : 0;
+        if (op->out[1]) {
+            dz[i] = ref_round(x->dtype, dz[i]); /* the sums are of dz as others will read it */
+        }
+    }
+    ref_gradient_sums(x, dz, op->in[1], op->in[2], rows, op->out[0]);
 }
 
 void ref_bn_dparam(const RefOp *op)
@@ -154,12 +211,11 @@ void ref_bn_dx(const RefOp *op)
     const size_t valid = (size_t)ref_rows_valid(op, 4, dz->n) * row_elems(dz);
     const double *scale = op->in[2] + COEF_SCALE * c;
     const double *sums = op->in[3];
-    const double *y = op->in[5];
     const bool frozen = op->node->attr.bn.frozen;
     for (size_t i = 0; i < tensor_elems(dz); i++) {
         double dx = 0;
         if (i < valid) {
-            dx = y && !(y[i] > 0) ? 0 : op->in[0][i];
+            dx = is_open(op, ref_in(op, 1), op->in[1], op->in[2], i) ? op->in[0][i] : 0;
             if (!frozen) {
                 const double count = sums[2 * c];
                 dx -= sums[i % c] / count +

@@ -1,7 +1,7 @@
 /* Private to the ref backend: the loops that define the ops. A loop sees every input as doubles
  * and writes every output as doubles; ref.c converts from and to the storage types, adds to
- * gradients, and owns the memory. Loops may assume that inputs and outputs do not overlap. Pure:
- * no state, any thread. */
+ * gradients, and owns the memory. Inputs are copies of the loop's own, one for every slot: it may
+ * overwrite them, and nothing overlaps. Pure: no state, any thread. */
 #ifndef CUDISTILL_BACKEND_REF_OPS_H
 #define CUDISTILL_BACKEND_REF_OPS_H
 
@@ -10,8 +10,8 @@
 typedef struct {
     const Graph *graph;
     const Node *node;
-    const double *in[NODE_MAX_IN]; /* NULL = absent */
-    double *out[NODE_MAX_OUT];     /* NULL = absent */
+    double *in[NODE_MAX_IN];   /* NULL = absent */
+    double *out[NODE_MAX_OUT]; /* NULL = absent */
 } RefOp;
 
 typedef void (*RefLoop)(const RefOp *op);
@@ -59,6 +59,23 @@ void ref_maxpool_bwd(const RefOp *op);
 void ref_distill(const Step *step, const RunArgs *args, void *scratch);
 void ref_grad_norm(const Step *step, const RunArgs *args);
 void ref_sgd(const Step *step, const RunArgs *args);
+void ref_loss_scale(const Step *step, const RunArgs *args);
+void ref_gather(const Step *step, const RunArgs *args);
+void ref_views(const Step *step, const RunArgs *args);
+
+/* Parts of batch norm that fused forms are made of. rows: valid images of x. */
+/* x = what BN_APPLY of it stores, in place. */
+void ref_affine(const Tensor *x, double *values, const double *coef, int rows, bool relu);
+/* sums of BN_STATS. */
+void ref_sums(const Tensor *x, const double *values, int rows, double *sums);
+/* What BN_APPLY with x and coef stores as element i before its ReLU. */
+double ref_affine_at(const Tensor *x, const double *values, const double *coef, size_t i);
+/* sums of BN_REDUCE; dz as it is stored, zero beyond the valid rows. */
+void ref_gradient_sums(const Tensor *x, const double *dz, const double *values, const double *coef,
+                       int rows, double *sums);
+
+/* Element 0 of input `slot`, `absent` where there is none. */
+double ref_scalar(const Step *step, const RunArgs *args, int slot, double absent);
 
 double ref_round(DType dtype, double value); /* what a store and a load make of it */
 

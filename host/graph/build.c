@@ -41,6 +41,23 @@ int graph_input(Graph *g, const char *name, DType dtype, int n, int h, int w, in
     return graph_tensor(g, name, TENSOR_INPUT, dtype, n, h, w, c, batched);
 }
 
+int graph_shared(Graph *g, const char *name, DType dtype, int c, int offset_bytes)
+{
+    const int found = graph_find_tensor(g, name);
+    if (found >= 0) {
+        const Tensor *t = &g->tensors[found];
+        CHECK(t->kind == TENSOR_SHARED && t->dtype == dtype && t->c == c &&
+                  t->shared == offset_bytes,
+              "the graph has another tensor '%s' already", name);
+        return found;
+    }
+    CHECK(offset_bytes >= 0 && (size_t)offset_bytes % dtype_size(dtype) == 0,
+          "shared tensor '%s' at byte %d", name, offset_bytes);
+    const int id = graph_tensor(g, name, TENSOR_SHARED, dtype, 1, 1, 1, c, false);
+    g->tensors[id].shared = offset_bytes;
+    return id;
+}
+
 static int param_tensor(Graph *g, int param, TensorKind kind)
 {
     const Param *p = param_at(g, param, "graph");
@@ -134,7 +151,11 @@ int graph_conv(Graph *g, const char *name, int x, int w_param, int bias_param, i
     const int w = window_out(in.w, p->shape[3], stride, pad);
     CHECK(h > 0 && w > 0, "conv '%s': kernel %d x %d does not fit %d x %d", name, p->shape[2],
           p->shape[3], in.h, in.w);
-    const ConvAttr attr = {p->shape[2], p->shape[3], stride, pad, groups, false};
+    const ConvAttr attr = {.kernel_h = p->shape[2],
+                           .kernel_w = p->shape[3],
+                           .stride = stride,
+                           .pad = pad,
+                           .groups = groups};
     const int weight = graph_param(g, w_param);
     const int bias = bias_param >= 0 ? graph_param(g, bias_param) : -1;
     CHECK(bias < 0 || g->tensors[bias].c == out_c, "conv '%s': bias of %d for %d channels", name,
@@ -193,8 +214,7 @@ int graph_bn(Graph *g, const char *name, int x, int bn_param, BnMode mode, float
     for (int i = 0; i < 4; i++) {
         params[i] = graph_param(g, bn_param + i);
     }
-    const BnAttr attr = {
-        .eps = eps, .momentum = momentum, .relu = false, .frozen = mode == BN_EVAL};
+    const BnAttr attr = {.eps = eps, .momentum = momentum, .frozen = mode == BN_EVAL};
     int coef = -1;
     if (mode == BN_EVAL) {
         char part[NAME_MAX_LEN];
@@ -291,6 +311,42 @@ int graph_cast(Graph *g, const char *name, int x, DType dtype)
     const int y = act_tensor(g, name, dtype, x, in.h, in.w, in.c);
     graph_node(g, OP_CAST, name, 1, &x, 1, &y);
     return y;
+}
+
+int graph_gather(Graph *g, const char *name, int table, int index)
+{
+    const Tensor rows = *tensor_at(g, table, name);
+    const Tensor ids = *tensor_at(g, index, name);
+    CHECK(!rows.batched && rows.h == 1 && rows.w == 1, "gather '%s': '%s' is no table of rows",
+          name, rows.name);
+    CHECK(ids.dtype == DT_I32 && tensor_elems(&ids) == (size_t)ids.n,
+          "gather '%s': '%s' holds no row numbers", name, ids.name);
+    const int y = act_tensor(g, name, rows.dtype, index, 1, 1, rows.c);
+    graph_node(g, OP_GATHER, name, 2, (int[]){table, index}, 1, &y);
+    return y;
+}
+
+void graph_views(Graph *g, const char *name, int set_images, int set_labels, int order, int cursor,
+                 ViewsAttr attr, int out[3])
+{
+    static const char *const parts[3] = {"images", "labels", "ids"};
+    const Tensor set = *tensor_at(g, set_images, name);
+    CHECK(set.dtype == DT_U8 && set.c == 3 && !set.batched,
+          "views '%s': '%s' is no set of RGB images", name, set.name);
+    const int in[5] = {set_images, set_labels, order, cursor, graph_rows_valid(g)};
+    for (int i = 1; i < 4; i++) {
+        const Tensor *t = tensor_at(g, in[i], name);
+        CHECK(t->dtype == DT_I32 && tensor_elems(t) == (i < 3 ? (size_t)set.n : 4) && !t->batched,
+              "views '%s': '%s' does not belong to a set of %d images", name, t->name, set.n);
+    }
+    for (int i = 0; i < 3; i++) {
+        char part[NAME_MAX_LEN];
+        name_join(part, name, parts[i]);
+        const bool images = i == 0;
+        out[i] = graph_tensor(g, part, TENSOR_ACT, images ? DT_U8 : DT_I32, g->batch,
+                              images ? set.h : 1, images ? set.w : 1, images ? 3 : 1, true);
+    }
+    graph_node(g, OP_VIEWS, name, 5, in, 3, out)->attr.views = attr;
 }
 
 static void distill_check(const Graph *g, const char *name, const DistillSpec *spec,

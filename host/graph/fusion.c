@@ -9,45 +9,18 @@
 #include "graph/fusion.h"
 
 #include "base/err.h"
-#include "internal.h"
+#include "fusion_pass.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct {
-    Graph *g;
-    Uses uses;
-    bool *changed; /* per node: rewritten or gone in this pass */
-    bool *dead;
-} Pass;
-
-enum { GROUP_MAX = 4 };
-
-/* A found group. node[] in pattern order: node[0] is the one that the candidate names. */
-typedef struct {
-    int node[GROUP_MAX];
-    int n;
-    int residual; /* the other operand of an add, -1 = none */
-    int main;     /* tensor that gives the candidate its shape and type */
-} Match;
-
 const char *fuse_name(FusePattern pattern)
 {
-    static const char *const names[FUSE_COUNT] = {"fold_bn",     "conv_relu",      "conv_add",
-                                                  "bn_relu",     "bn_add_relu",    "add_relu",
-                                                  "bwd_relu_bn", "bwd_add_relu_bn"};
+    static const char *const names[FUSE_COUNT] = {
+        "fold_bn",     "conv_relu",       "conv_add",   "bn_relu",     "bn_add_relu", "add_relu",
+        "bwd_relu_bn", "bwd_add_relu_bn", "conv_stats", "affine_conv", "dgrad_bn",    "bit_mask"};
     CHECK(pattern >= 0 && pattern < FUSE_COUNT, "no such fusion pattern: %d", (int)pattern);
     return names[pattern];
-}
-
-static const Node *node_at(const Pass *p, int i)
-{
-    return &p->g->nodes[i];
-}
-
-static bool usable(const Pass *p, int node)
-{
-    return node >= 0 && !p->changed[node] && !p->dead[node];
 }
 
 /* The one node that reads tensor t, when it does so once, is `op`, and t may vanish; else -1. */
@@ -61,15 +34,12 @@ static int sole_consumer(const Pass *p, int t, Op op)
     return usable(p, node) && node_at(p, node)->op == op ? node : -1;
 }
 
-static int producer_op(const Pass *p, int t, Op op)
-{
-    const int node = t >= 0 ? p->g->tensors[t].producer : -1;
-    return usable(p, node) && node_at(p, node)->op == op ? node : -1;
-}
-
 /* A convolution or BN_APPLY whose epilogue is still free. */
 static bool plain_epilogue(const Node *node)
 {
+    if (node->out[1] >= 0) {
+        return false;
+    }
     return node->op == OP_CONV ? node->in[3] < 0 && !node->attr.conv.relu
                                : node->op == OP_BN_APPLY && node->in[2] < 0 && !node->attr.bn.relu;
 }
@@ -97,7 +67,8 @@ static bool match_fold_bn(const Pass *p, int i, Match *m)
 static bool match_relu(const Pass *p, int i, Op op, Match *m)
 {
     const Node *node = node_at(p, i);
-    if (node->op != op || (op == OP_CONV ? node->attr.conv.relu : node->attr.bn.relu)) {
+    if (node->op != op || node->out[1] >= 0 ||
+        (op == OP_CONV ? node->attr.conv.relu : node->attr.bn.relu)) {
         return false;
     }
     const int relu = sole_consumer(p, node->out[0], OP_RELU);
@@ -166,10 +137,16 @@ static bool match_bn_add_relu(const Pass *p, int i, Match *m)
     return true;
 }
 
+/* BN_REDUCE or BN_DX that has no mask yet. */
+static bool unmasked(const Node *node)
+{
+    return node->in[5] < 0 && node->in[6] < 0 && !node->attr.bn.remask;
+}
+
 /* A reduction that still takes its dz as it comes. */
 static bool plain_reduce(const Node *node, int dz)
 {
-    return node->op == OP_BN_REDUCE && node->in[0] == dz && node->in[4] < 0 && node->in[5] < 0 &&
+    return node->op == OP_BN_REDUCE && node->in[0] == dz && node->in[4] < 0 && unmasked(node) &&
            node->out[1] < 0;
 }
 
@@ -190,7 +167,7 @@ static bool match_bwd_relu_bn(const Pass *p, int i, Match *m)
         const Node *node = node_at(p, user);
         if (reduce < 0 && plain_reduce(node, dz)) {
             reduce = user;
-        } else if (dx < 0 && node->op == OP_BN_DX && p->uses.slot[u] == 0 && node->in[5] < 0) {
+        } else if (dx < 0 && node->op == OP_BN_DX && p->uses.slot[u] == 0 && unmasked(node)) {
             dx = user;
         } else {
             return false;
@@ -266,21 +243,60 @@ static bool match_pattern(const Pass *p, FusePattern pattern, int i, Match *m)
         return match_bwd_relu_bn(p, i, m);
     case FUSE_BWD_ADD_RELU_BN:
         return match_bwd_add_relu_bn(p, i, m);
+    case FUSE_CONV_STATS:
+        return match_conv_stats(p, i, m);
+    case FUSE_AFFINE_CONV:
+        return match_affine_conv(p, i, m);
+    case FUSE_DGRAD_BN:
+        return match_dgrad_bn(p, i, m);
+    case FUSE_BIT_MASK:
+        return match_bit_mask(p, i, m);
     case FUSE_COUNT:
         break;
     }
     return false;
 }
 
-static FuseCandidate describe(const Graph *g, FusePattern pattern, int node, const Match *m)
+/* Patterns of a later stage build on what the earlier ones leave. */
+static int stage_of(FusePattern pattern)
+{
+    switch (pattern) {
+    case FUSE_AFFINE_CONV:
+        return 1;
+    case FUSE_CONV_STATS:
+        return 2;
+    case FUSE_DGRAD_BN:
+        return 3;
+    case FUSE_BIT_MASK:
+        return 4;
+    default:
+        return 0;
+    }
+}
+
+enum { STAGES = 5 };
+
+static FuseCandidate describe(const Graph *g, FusePattern pattern, const Match *m)
 {
     const Tensor *t = &g->tensors[m->main];
-    return (FuseCandidate){pattern, node, t->dtype, t->n, t->h, t->w, t->c};
+    FuseCandidate c = {.pattern = pattern,
+                       .node = m->node[0],
+                       .dtype = t->dtype,
+                       .n = t->n,
+                       .h = t->h,
+                       .w = t->w,
+                       .c = t->c,
+                       .graph = g,
+                       .count = m->n};
+    memcpy(c.nodes, m->node, (size_t)m->n * sizeof c.nodes[0]);
+    return c;
 }
 
 static bool same_candidate(const FuseCandidate *a, const FuseCandidate *b)
 {
-    return a->dtype == b->dtype && a->n == b->n && a->h == b->h && a->w == b->w && a->c == b->c;
+    return a->dtype == b->dtype && a->n == b->n && a->h == b->h && a->w == b->w && a->c == b->c &&
+           a->count == b->count &&
+           memcmp(a->nodes, b->nodes, (size_t)a->count * sizeof a->nodes[0]) == 0;
 }
 
 static Pass pass_begin(Graph *g)
@@ -303,8 +319,9 @@ int fusion_candidates(const Graph *g, unsigned enabled, FuseCandidate **out)
     /* Where patterns compete, the one that saves more memory traffic comes first: dz stored by a
      * reduction that takes in the sum of two gradients spares one pass against masking twice. */
     static const FusePattern order[FUSE_COUNT] = {
-        FUSE_FOLD_BN,     FUSE_CONV_RELU, FUSE_CONV_ADD,        FUSE_BN_RELU,
-        FUSE_BN_ADD_RELU, FUSE_ADD_RELU,  FUSE_BWD_ADD_RELU_BN, FUSE_BWD_RELU_BN};
+        FUSE_FOLD_BN,     FUSE_CONV_RELU,  FUSE_CONV_ADD,        FUSE_BN_RELU,
+        FUSE_BN_ADD_RELU, FUSE_ADD_RELU,   FUSE_BWD_ADD_RELU_BN, FUSE_BWD_RELU_BN,
+        FUSE_AFFINE_CONV, FUSE_CONV_STATS, FUSE_DGRAD_BN,        FUSE_BIT_MASK};
     Graph view = *g; /* matching only reads */
     Pass p = pass_begin(&view);
     size_t capacity = 0;
@@ -315,7 +332,7 @@ int fusion_candidates(const Graph *g, unsigned enabled, FuseCandidate **out)
             Match m;
             if (match_pattern(&p, order[k], i, &m)) {
                 *out = xgrow(*out, &capacity, (size_t)count + 1, sizeof **out);
-                (*out)[count++] = describe(g, order[k], i, &m);
+                (*out)[count++] = describe(g, order[k], &m);
             }
         }
     }
@@ -323,20 +340,7 @@ int fusion_candidates(const Graph *g, unsigned enabled, FuseCandidate **out)
     return count;
 }
 
-static void kill_node(Pass *p, int i)
-{
-    p->dead[i] = true;
-    p->changed[i] = true;
-}
-
-/* The tensor vanishes: nobody writes it any more. */
-static void drop_tensor(Pass *p, int t)
-{
-    p->g->tensors[t].producer = -1;
-}
-
-/* Puts `node` in place `to` of the list. */
-static void put_node(Pass *p, int to, Node node)
+void put_node(Pass *p, int to, Node node)
 {
     p->g->nodes[to] = node;
     p->dead[to] = false;
@@ -478,6 +482,18 @@ static void apply_match(Pass *p, FusePattern pattern, const Match *m)
     case FUSE_BWD_ADD_RELU_BN:
         apply_bwd_add_relu_bn(p, m);
         break;
+    case FUSE_CONV_STATS:
+        apply_conv_stats(p, m);
+        break;
+    case FUSE_AFFINE_CONV:
+        apply_affine_conv(p, m);
+        break;
+    case FUSE_DGRAD_BN:
+        apply_dgrad_bn(p, m);
+        break;
+    case FUSE_BIT_MASK:
+        apply_bit_mask(p, m);
+        break;
     case FUSE_COUNT:
         break;
     }
@@ -526,22 +542,32 @@ static void remove_dead(Pass *p)
     g->n_nodes = kept;
 }
 
-int fusion_apply(Graph *g, const FuseCandidate *candidates, const bool *verdict, int count)
+static int apply_stage(Pass *p, int stage, const FuseCandidate *candidates, const bool *verdict,
+                       int count)
 {
-    Pass p = pass_begin(g);
     int formed = 0;
     for (int i = 0; i < count; i++) {
         const FuseCandidate *c = &candidates[i];
         Match m;
-        if (!verdict[i] || c->node < 0 || c->node >= g->n_nodes ||
-            !match_pattern(&p, c->pattern, c->node, &m)) {
+        if (!verdict[i] || stage_of(c->pattern) != stage || c->node < 0 ||
+            c->node >= p->g->n_nodes || !match_pattern(p, c->pattern, c->node, &m)) {
             continue;
         }
-        const FuseCandidate now = describe(g, c->pattern, c->node, &m);
+        const FuseCandidate now = describe(p->g, c->pattern, &m);
         if (same_candidate(c, &now)) {
-            apply_match(&p, c->pattern, &m);
+            apply_match(p, c->pattern, &m);
             formed++;
         }
+    }
+    return formed;
+}
+
+int fusion_apply(Graph *g, const FuseCandidate *candidates, const bool *verdict, int count)
+{
+    Pass p = pass_begin(g);
+    int formed = 0;
+    for (int stage = 0; stage < STAGES && formed == 0; stage++) {
+        formed = apply_stage(&p, stage, candidates, verdict, count);
     }
     if (formed > 0) {
         kill_unread_coefficients(&p);
@@ -549,4 +575,14 @@ int fusion_apply(Graph *g, const FuseCandidate *candidates, const bool *verdict,
     }
     pass_end(&p);
     return formed;
+}
+
+int fusion_reader(const Graph *g, int tensor, Op op)
+{
+    for (int i = 0; i < g->n_nodes; i++) {
+        if (g->nodes[i].op == op && g->nodes[i].in[0] == tensor) {
+            return i;
+        }
+    }
+    return -1;
 }

@@ -106,7 +106,7 @@ static void emit_dx(Backward *b, Op op, const Node *of, const char *suffix, int 
 
 static Err *conv_backward(Backward *b, const Node *node, int dy)
 {
-    if (node->attr.conv.relu || node->in[3] >= 0) {
+    if (node->attr.conv.relu || node->in[3] >= 0 || node->in[4] >= 0 || node->out[1] >= 0) {
         return err_new(EXIT_INTERNAL,
                        "conv '%s' is fused already: build the gradient before fusion", node->name);
     }
@@ -148,7 +148,7 @@ static Err *bn_backward(Backward *b, const Node *node, int dy)
     Graph *g = b->g;
     const int x = node->in[0];
     const int coef_node = g->tensors[node->in[1]].producer;
-    if (node->attr.bn.relu || node->in[2] >= 0) {
+    if (node->attr.bn.relu || node->in[2] >= 0 || node->out[1] >= 0) {
         return err_new(EXIT_INTERNAL,
                        "batch norm '%s' is fused already: build the gradient before fusion",
                        node->name);

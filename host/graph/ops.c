@@ -35,6 +35,9 @@ const char *op_name(Op op)
         [OP_DISTILL] = "distill",
         [OP_GRAD_NORM] = "grad_norm",
         [OP_SGD] = "sgd",
+        [OP_LOSS_SCALE] = "loss_scale",
+        [OP_GATHER] = "gather",
+        [OP_VIEWS] = "views",
     };
     CHECK(op >= 0 && op < OP_COUNT, "no such operation: %d", (int)op);
     return names[op];
@@ -64,5 +67,8 @@ int op_inplace_input(Op op, int out_slot, int candidate)
 
 int op_alias_input(Op op, int out_slot)
 {
-    return op == OP_BN_RUNNING && (out_slot == 0 || out_slot == 1) ? out_slot + 1 : -1;
+    if (op == OP_BN_RUNNING) {
+        return out_slot == 0 || out_slot == 1 ? out_slot + 1 : -1;
+    }
+    return op == OP_LOSS_SCALE && out_slot == 0 ? 1 : -1;
 }

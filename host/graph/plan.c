@@ -218,6 +218,8 @@ static Arena arena_of(const Planner *p, int t)
         return p->g->params->items[tensor->param].arena;
     case TENSOR_GRAD:
         return ARENA_GRAD;
+    case TENSOR_SHARED:
+        return ARENA_SHARED;
     case TENSOR_ACT:
         break;
     }
@@ -241,6 +243,11 @@ static void place_fixed(Planner *p)
         at->bytes = at->arena == ARENA_NONE ? 0 : tensor_bytes(tensor);
         if (tensor->param >= 0) {
             at->offset = params->items[tensor->param].offset * unit;
+        } else if (at->arena == ARENA_SHARED) {
+            at->offset = (size_t)tensor->shared;
+            const size_t end = at->offset + at->bytes;
+            plan->arena_bytes[ARENA_SHARED] =
+                end > plan->arena_bytes[ARENA_SHARED] ? end : plan->arena_bytes[ARENA_SHARED];
         } else if (at->arena == ARENA_IO || at->arena == ARENA_PERSIST) {
             at->offset = plan->arena_bytes[at->arena];
             plan->arena_bytes[at->arena] += align_up(at->bytes, p->options.align);

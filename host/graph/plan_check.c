@@ -254,6 +254,12 @@ static char *check_place(const Proof *p, int t, bool used, bool by_weights)
     Arena arena = tensor->output || by_weights ? ARENA_PERSIST : ARENA_ACT;
     if (tensor->kind == TENSOR_INPUT) {
         arena = ARENA_IO;
+    } else if (tensor->kind == TENSOR_SHARED) {
+        arena = ARENA_SHARED;
+        if (at->offset != (size_t)tensor->shared) {
+            return xformat("shared tensor '%s' is at %zu, it belongs at %d", tensor->name,
+                           at->offset, tensor->shared);
+        }
     } else if (tensor->kind == TENSOR_GRAD || tensor->kind == TENSOR_PARAM) {
         const Param *param = &p->g->params->items[tensor->param];
         arena = tensor->kind == TENSOR_GRAD ? ARENA_GRAD : param->arena;

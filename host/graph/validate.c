@@ -14,6 +14,9 @@ typedef struct {
     const Node *node;
 } Check;
 
+/* data/augment.h holds an offset in a byte; the graph knows no data layer. */
+enum { VIEWS_MAX_PAD = 127 };
+
 #define REQUIRE(cond, ...)                                                                         \
     do {                                                                                           \
         if (!(cond)) {                                                                             \
@@ -132,26 +135,63 @@ static char *check_conv_shapes(const Check *c, const Tensor *x, const Tensor *w,
                       window_out(x->w, a->kernel_w, a->stride, a->pad), w->n);
 }
 
+/* The batch norm that a convolution or its weight gradient applies while it loads x. */
+static char *check_pre_affine(const Check *c, const Tensor *x, int coef_slot)
+{
+    const Tensor *coef = in(c, coef_slot);
+    REQUIRE(coef != NULL || !c->node->attr.conv.pre_relu,
+            "has a ReLU before it but no coefficients");
+    if (coef != NULL) {
+        PASS_ON(want_vector(c, coef, "coef", 4 * x->c));
+    }
+    return in(c, coef_slot + 1) != NULL ? want_rows_valid(c, coef_slot + 1) : NULL;
+}
+
 static char *check_conv(const Check *c)
 {
-    PASS_ON(want_slots(c, 4, 3u, 1, 1u));
+    PASS_ON(want_slots(c, 6, 3u, 2, 1u));
     PASS_ON(check_conv_shapes(c, in(c, 0), in(c, 1), out(c, 0)));
+    PASS_ON(check_pre_affine(c, in(c, 0), 4));
     if (in(c, 2) != NULL) {
         PASS_ON(want_vector(c, in(c, 2), "bias", out(c, 0)->c));
     }
-    return in(c, 3) != NULL ? want_like(in(c, 3), "residual", out(c, 0)) : NULL;
+    if (in(c, 3) != NULL) {
+        PASS_ON(want_like(in(c, 3), "residual", out(c, 0)));
+    }
+    REQUIRE(in(c, 5) == NULL || in(c, 4) != NULL || out(c, 1) != NULL,
+            "counts valid rows for nothing");
+    if (out(c, 1) == NULL) {
+        return NULL;
+    }
+    REQUIRE(in(c, 5) != NULL, "has sums but no rows_valid");
+    REQUIRE(in(c, 2) == NULL && in(c, 3) == NULL && !c->node->attr.conv.relu,
+            "has sums beside a bias, a residual or a ReLU");
+    return want_vector(c, out(c, 1), "sums", 2 * out(c, 0)->c + 1);
 }
 
 static char *check_conv_dgrad(const Check *c)
 {
-    PASS_ON(want_slots(c, 2, 3u, 1, 1u));
-    return check_conv_shapes(c, out(c, 0), in(c, 1), in(c, 0));
+    const bool reduces = in(c, 2) != NULL;
+    PASS_ON(want_slots(c, 5, reduces ? 31u : 3u, 2, reduces ? 3u : 1u));
+    PASS_ON(check_conv_shapes(c, out(c, 0), in(c, 1), in(c, 0)));
+    REQUIRE(!c->node->attr.conv.pre_relu, "has a ReLU before it");
+    if (!reduces) {
+        REQUIRE(in(c, 3) == NULL && in(c, 4) == NULL && out(c, 1) == NULL,
+                "has parts of a batch norm without its x");
+        return NULL;
+    }
+    PASS_ON(want_like(in(c, 2), "x of the batch norm", out(c, 0)));
+    PASS_ON(want_vector(c, in(c, 3), "coef", 4 * out(c, 0)->c));
+    PASS_ON(want_rows_valid(c, 4));
+    return want_vector(c, out(c, 1), "sums", 2 * out(c, 0)->c + 1);
 }
 
 static char *check_conv_wgrad(const Check *c)
 {
-    PASS_ON(want_slots(c, 2, 3u, 1, 1u));
+    PASS_ON(want_slots(c, 4, 3u, 1, 1u));
     PASS_ON(want_grad(out(c, 0)));
+    PASS_ON(check_pre_affine(c, in(c, 0), 2));
+    REQUIRE(in(c, 3) == NULL || in(c, 2) != NULL, "counts valid rows for nothing");
     return check_conv_shapes(c, in(c, 0), out(c, 0), in(c, 1));
 }
 
@@ -167,7 +207,29 @@ static char *check_bn_attr(const Check *c)
     const BnAttr *a = &c->node->attr.bn;
     REQUIRE(a->eps > 0.0f, "eps is %g", (double)a->eps);
     REQUIRE(a->momentum >= 0.0f && a->momentum <= 1.0f, "momentum is %g", (double)a->momentum);
+    REQUIRE(!a->remask || c->node->op == OP_BN_REDUCE || c->node->op == OP_BN_DX,
+            "recomputes a mask that it does not use");
     return NULL;
+}
+
+/* One bit an element of x. */
+static char *want_mask(const Tensor *mask, const Tensor *x)
+{
+    PASS_ON(want_dtype(mask, "mask", DT_U8));
+    REQUIRE(mask->batched == x->batched, "'%s' and '%s' differ in being batched", mask->name,
+            x->name);
+    return want_shape(mask, "mask", x->n, x->h, x->w, (x->c + 7) / 8);
+}
+
+/* The sources of a ReLU mask: slot 5 the output, slot 6 bits, or recomputed; at most one. */
+static char *check_mask_source(const Check *c, const Tensor *x)
+{
+    const int sources = (in(c, 5) != NULL) + (in(c, 6) != NULL) + (c->node->attr.bn.remask ? 1 : 0);
+    REQUIRE(sources <= 1, "has %d sources of its mask", sources);
+    if (in(c, 5) != NULL) {
+        PASS_ON(want_like(in(c, 5), "y", x));
+    }
+    return in(c, 6) != NULL ? want_mask(in(c, 6), x) : NULL;
 }
 
 static char *check_bn_stats(const Check *c)
@@ -218,7 +280,7 @@ static char *check_bn_infer(const Check *c)
 static char *check_bn_apply(const Check *c)
 {
     PASS_ON(check_bn_attr(c));
-    PASS_ON(want_slots(c, 4, 3u, 1, 1u));
+    PASS_ON(want_slots(c, 4, 3u, 2, 1u));
     const Tensor *x = in(c, 0);
     PASS_ON(want_dtype(x, "x", c->g->act));
     PASS_ON(want_vector(c, in(c, 1), "coef", 4 * x->c));
@@ -228,13 +290,16 @@ static char *check_bn_apply(const Check *c)
     if (in(c, 3) != NULL) {
         PASS_ON(want_rows_valid(c, 3));
     }
+    if (out(c, 1) != NULL) {
+        PASS_ON(want_mask(out(c, 1), x));
+    }
     return want_like(out(c, 0), "y", x);
 }
 
 static char *check_bn_reduce(const Check *c)
 {
     PASS_ON(check_bn_attr(c));
-    PASS_ON(want_slots(c, 6, 15u, 2, 1u));
+    PASS_ON(want_slots(c, 7, 15u, 2, 1u));
     const Tensor *x = in(c, 1);
     PASS_ON(want_dtype(x, "x", c->g->act));
     PASS_ON(want_like(in(c, 0), "dy", x));
@@ -243,9 +308,7 @@ static char *check_bn_reduce(const Check *c)
     if (in(c, 4) != NULL) {
         PASS_ON(want_like(in(c, 4), "dy2", x));
     }
-    if (in(c, 5) != NULL) {
-        PASS_ON(want_like(in(c, 5), "y", x));
-    }
+    PASS_ON(check_mask_source(c, x));
     REQUIRE(in(c, 4) == NULL || out(c, 1) != NULL, "adds a second gradient but stores no dz");
     if (out(c, 1) != NULL) {
         PASS_ON(want_like(out(c, 1), "dz", x));
@@ -269,7 +332,7 @@ static char *check_bn_dparam(const Check *c)
 static char *check_bn_dx(const Check *c)
 {
     PASS_ON(check_bn_attr(c));
-    PASS_ON(want_slots(c, 6, c->node->attr.bn.frozen ? 23u : 31u, 1, 1u));
+    PASS_ON(want_slots(c, 7, c->node->attr.bn.frozen ? 23u : 31u, 1, 1u));
     const Tensor *x = in(c, 1);
     PASS_ON(want_dtype(x, "x", c->g->act));
     PASS_ON(want_like(in(c, 0), "dz", x));
@@ -278,9 +341,7 @@ static char *check_bn_dx(const Check *c)
         PASS_ON(want_vector(c, in(c, 3), "sums", 2 * x->c + 1));
     }
     PASS_ON(want_rows_valid(c, 4));
-    if (in(c, 5) != NULL) {
-        PASS_ON(want_like(in(c, 5), "y", x));
-    }
+    PASS_ON(check_mask_source(c, x));
     return want_like(out(c, 0), "dx", x);
 }
 
@@ -385,6 +446,13 @@ static char *check_fold(const Check *c)
     return want_vector(c, out(c, 1), "folded bias", w->n);
 }
 
+/* {scale, good steps}; shared between graphs or, for a loss of its own, an input. */
+static char *want_loss_scale(const Check *c, int slot)
+{
+    PASS_ON(want_shape(in(c, slot), "loss scale", 1, 1, 1, 2));
+    return want_dtype(in(c, slot), "loss scale", DT_F32);
+}
+
 /* Integer and parameter inputs of a loss: [n, 1, 1, columns] of a type; columns 0 = any. */
 static char *want_rows(const Check *c, int slot, const char *what, int n, DType dtype, int columns)
 {
@@ -449,6 +517,9 @@ static char *check_distill(const Check *c)
                       DISTILL_MAX_TARGETS * s->sparse_k));
     PASS_ON(want_rows(c, DISTILL_IN_DENSE, "dense targets", n, DT_F32,
                       DISTILL_MAX_TARGETS * logits->c));
+    if (in(c, DISTILL_IN_LOSS_SCALE) != NULL) {
+        PASS_ON(want_loss_scale(c, DISTILL_IN_LOSS_SCALE));
+    }
     const Tensor *dz = out(c, DISTILL_OUT_DZ);
     REQUIRE(s->statistics_only || (z != NULL && dz != NULL && in(c, DISTILL_IN_SCALE) != NULL),
             "wants a gradient but lacks z, dz or scale");
@@ -457,9 +528,12 @@ static char *check_distill(const Check *c)
 
 static char *check_sgd(const Check *c)
 {
-    PASS_ON(want_slots(c, 2, 1u, 0, 0u));
+    PASS_ON(want_slots(c, 3, 1u, 0, 0u));
     PASS_ON(want_shape(in(c, 0), "hyper", 1, 1, 1, HYPER_COUNT));
     PASS_ON(want_dtype(in(c, 0), "hyper", DT_F32));
+    if (in(c, 2) != NULL) {
+        PASS_ON(want_loss_scale(c, 2));
+    }
     return in(c, 1) != NULL ? want_shape(in(c, 1), "stats", 1, 1, 1, 2) : NULL;
 }
 
@@ -467,6 +541,63 @@ static char *check_grad_norm(const Check *c)
 {
     PASS_ON(want_slots(c, 0, 0u, 1, 1u));
     return want_shape(out(c, 0), "stats", 1, 1, 1, 2);
+}
+
+static char *check_loss_scale(const Check *c)
+{
+    const LossScaleAttr *a = &c->node->attr.loss_scale;
+    PASS_ON(want_slots(c, 2, 3u, 1, 1u));
+    PASS_ON(want_shape(in(c, 0), "stats", 1, 1, 1, 2));
+    PASS_ON(want_loss_scale(c, 1));
+    REQUIRE(in(c, 1)->kind == TENSOR_SHARED, "'%s' is not shared between graphs", in(c, 1)->name);
+    REQUIRE(c->node->out[0] == c->node->in[1], "output 0 is not input 1");
+    REQUIRE(a->growth >= 1.0f && a->backoff > 0.0f && a->backoff <= 1.0f && a->interval > 0,
+            "growth %g, backoff %g, interval %d", (double)a->growth, (double)a->backoff,
+            a->interval);
+    return NULL;
+}
+
+static char *check_gather(const Check *c)
+{
+    PASS_ON(want_slots(c, 2, 3u, 1, 1u));
+    const Tensor *table = in(c, 0);
+    const Tensor *index = in(c, 1);
+    PASS_ON(want_shape(table, "table", table->n, 1, 1, table->c));
+    REQUIRE(!table->batched, "table '%s' is batched", table->name);
+    PASS_ON(want_shape(index, "index", index->n, 1, 1, 1));
+    PASS_ON(want_dtype(index, "index", DT_I32));
+    PASS_ON(want_shape(out(c, 0), "y", index->n, 1, 1, table->c));
+    REQUIRE(out(c, 0)->batched == index->batched, "'%s' and '%s' differ in being batched",
+            out(c, 0)->name, index->name);
+    return want_dtype(out(c, 0), "y", table->dtype);
+}
+
+static char *check_views(const Check *c)
+{
+    PASS_ON(want_slots(c, 5, 31u, 3, 7u));
+    const Tensor *set = in(c, 0);
+    const Tensor *images = out(c, 0);
+    PASS_ON(want_dtype(set, "set of images", DT_U8));
+    PASS_ON(want_shape(set, "set of images", set->n, set->h, set->w, 3));
+    for (int i = 0; i < 5; i++) {
+        REQUIRE(!in(c, i)->batched, "input '%s' is batched", in(c, i)->name);
+    }
+    for (int i = 1; i < 3; i++) {
+        PASS_ON(want_dtype(in(c, i), "labels or order", DT_I32));
+        PASS_ON(want_shape(in(c, i), "labels or order", set->n, 1, 1, 1));
+    }
+    PASS_ON(want_dtype(in(c, 3), "cursor", DT_I32));
+    PASS_ON(want_shape(in(c, 3), "cursor", 1, 1, 1, 4));
+    PASS_ON(want_rows_valid(c, 4));
+    PASS_ON(want_dtype(images, "images", DT_U8));
+    PASS_ON(want_shape(images, "images", images->n, set->h, set->w, 3));
+    for (int i = 1; i < 3; i++) {
+        PASS_ON(want_dtype(out(c, i), "labels or ids", DT_I32));
+        PASS_ON(want_shape(out(c, i), "labels or ids", images->n, 1, 1, 1));
+    }
+    REQUIRE(c->node->attr.views.pad >= 0 && c->node->attr.views.pad <= VIEWS_MAX_PAD, "pad is %d",
+            c->node->attr.views.pad);
+    return NULL;
 }
 
 static char *check_rules(const Check *c)
@@ -522,6 +653,12 @@ static char *check_rules(const Check *c)
         return check_grad_norm(c);
     case OP_SGD:
         return check_sgd(c);
+    case OP_LOSS_SCALE:
+        return check_loss_scale(c);
+    case OP_GATHER:
+        return check_gather(c);
+    case OP_VIEWS:
+        return check_views(c);
     case OP_COUNT:
         break;
     }
@@ -539,6 +676,11 @@ static char *check_tensor(const Graph *g, int id)
             t->name, t->n, g->batch);
     REQUIRE(t->producer >= -1 && t->producer < g->n_nodes, "tensor '%s' comes from node %d of %d",
             t->name, t->producer, g->n_nodes);
+    if (t->kind == TENSOR_SHARED) {
+        REQUIRE(t->shared >= 0 && (size_t)t->shared % dtype_size(t->dtype) == 0,
+                "shared tensor '%s' is at byte %d", t->name, t->shared);
+        REQUIRE(!t->batched && !t->output, "shared tensor '%s' is batched or an output", t->name);
+    }
     if (t->kind != TENSOR_PARAM && t->kind != TENSOR_GRAD) {
         REQUIRE(t->kind == TENSOR_ACT || t->producer < 0, "input '%s' is written by a node",
                 t->name);
@@ -580,8 +722,10 @@ static char *check_order(const Check *c, int index, bool *written)
         }
         const Tensor *t = &g->tensors[id];
         REQUIRE(t->kind != TENSOR_INPUT, "writes the input '%s'", t->name);
-        REQUIRE(t->kind != TENSOR_PARAM || op_alias_input(node->op, k) >= 0,
-                "writes the parameter '%s'", t->name);
+        REQUIRE((t->kind != TENSOR_PARAM && t->kind != TENSOR_SHARED) ||
+                    op_alias_input(node->op, k) >= 0,
+                "writes the %s '%s'", t->kind == TENSOR_PARAM ? "parameter" : "shared tensor",
+                t->name);
         if (t->kind == TENSOR_ACT) {
             REQUIRE(!written[id], "writes '%s', which has a writer already", t->name);
             REQUIRE(t->producer == index, "writes '%s', whose producer is recorded as node %d",

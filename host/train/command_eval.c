@@ -2,6 +2,7 @@
 #include "train/commands.h"
 
 #include "base/log.h"
+#include "train/device.h"
 #include "train/evaluate.h"
 #include "train/nets.h"
 #include "train/prepare.h"
@@ -145,7 +146,7 @@ static void print_eval(const EvalArgs *args, const EvalResult *r)
 
 Err *command_eval(int argc, char **argv)
 {
-    EvalArgs args = {.device = "cpu",
+    EvalArgs args = {.device = "auto",
                      .batch = 250,
                      .mean = {0.5071f, 0.4867f, 0.4408f},
                      .std = {0.2675f, 0.2565f, 0.2761f}};
@@ -158,7 +159,7 @@ Err *command_eval(int argc, char **argv)
     Choices choices = {0};
     Err *err = dataset_open(args.data, SPLIT_TEST, &dataset);
     if (!err) {
-        err = backend_open(
+        err = device_open(
             args.device, &(BackendOptions){.threads = args.threads, .choices = &choices}, &backend);
     }
     if (!err) {

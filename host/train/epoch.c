@@ -3,6 +3,8 @@
 
 #include "base/log.h"
 
+#include <stdlib.h>
+
 /* Records that cannot be written (a full disk, a removed file) cost a warning, once, never the run:
  * what must not be lost is the checkpoint, which has its own policy. */
 static void note(Run *run, Err *err)
@@ -36,6 +38,17 @@ void epoch_progress(Run *run)
     run->last_line = now;
 }
 
+void epoch_note_table(Run *run, const TableFill *fill)
+{
+    log_info("epoch %u/%d  teacher's logits: %ld from the memo, %ld computed, %.1f s",
+             run->state.epoch + 1, run->settings->schedule.epochs, fill->known, fill->computed,
+             fill->seconds);
+    char *fields = xformat("\"epoch\":%u,\"known\":%ld,\"computed\":%ld,\"seconds\":%.6g",
+                           run->state.epoch + 1, fill->known, fill->computed, fill->seconds);
+    note(run, metrics_event(run->metrics, "memo", run->state.step, fields));
+    free(fields);
+}
+
 static void fill_record(const Run *run, const EvalResult *eval, double images_per_s,
                         EpochRecord *record)
 {
@@ -56,7 +69,10 @@ static void fill_record(const Run *run, const EvalResult *eval, double images_pe
                             .eval_count = eval ? eval->count : 0,
                             .images_per_s = images_per_s,
                             .seconds = m->seconds,
-                            .data_share = m->seconds > 0 ? m->data_wait_s / m->seconds : 0.0};
+                            .data_share = m->seconds > 0 ? m->data_wait_s / m->seconds : 0.0,
+                            .loss_scale = run->scaling != LOSS_SCALE_NONE
+                                              ? (double)run->state.loss_scale[0]
+                                              : 0.0};
     for (int k = 0; k < record->n_terms; k++) {
         record->terms[k] = m->sums[SUM_TERM + k] / rows;
     }

@@ -3,7 +3,7 @@
 #include "train/evaluate.h"
 
 #include "base/log.h"
-#include "graph/distill_spec.h"
+#include "kernels/distill_spec.h"
 #include "train/signals.h"
 
 #include <math.h>

@@ -411,6 +411,9 @@ static void json_epoch(Text *out, const EpochRecord *record)
     put_number(out, "images_per_s", record->images_per_s);
     put_number(out, "seconds", record->seconds);
     put_number(out, "data_share", record->data_share);
+    if (record->loss_scale > 0.0) {
+        put_number(out, "loss_scale", record->loss_scale);
+    }
     text_add(out, ",\"best\":%s}", record->best ? "true" : "false");
 }
 
@@ -457,6 +460,9 @@ Err *metrics_step(Metrics *metrics, long step, int epoch, double lr, const Meter
     put_number(&line, "images_per_s", meter->seconds > 0.0 ? rows / meter->seconds : 0.0);
     put_number(&line, "data_share",
                meter->seconds > 0.0 ? meter->data_wait_s / meter->seconds : 0.0);
+    if (meter->loss_scale > 0.0) {
+        put_number(&line, "loss_scale", meter->loss_scale);
+    }
     text_add(&line, "}");
     Err *err = append(metrics->jsonl, line.text);
     free(line.text);

@@ -74,27 +74,74 @@ static void no_inputs(int in[DISTILL_IN_COUNT])
     }
 }
 
-Err *nets_train_graph(const Params *params, const NetSpec *teacher, const NetSpec *student,
-                      int classes, int size, int batch, const DistillSpec *spec, BnMode bn,
-                      bool backward, Graph *out)
+/* What a step reads of its batch, by tensor id; ids -1: nobody needs them. */
+typedef struct {
+    int images, labels, ids;
+} BatchTensors;
+
+static BatchTensors batch_of_host(Graph *g, const StepGraph *step)
 {
-    graph_init(out, params, batch, student->act);
-    const int images = batched_input(out, "images", DT_U8, size, size, 3);
+    BatchTensors batch = {.ids = -1};
+    batch.images = batched_input(g, "images", DT_U8, step->size, step->size, 3);
+    batch.labels = batched_input(g, "labels", DT_I32, 1, 1, 1);
+    if (step->table) {
+        batch.ids = batched_input(g, "ids", DT_I32, 1, 1, 1);
+    }
+    return batch;
+}
+
+static BatchTensors batch_of_resident(Graph *g, const StepGraph *step)
+{
+    const int n = step->samples;
+    const int images = graph_input(g, "set_images", DT_U8, n, step->size, step->size, 3, false);
+    const int labels = graph_input(g, "set_labels", DT_I32, n, 1, 1, 1, false);
+    const int order = graph_input(g, "order", DT_I32, n, 1, 1, 1, false);
+    const int cursor = graph_input(g, "cursor", DT_I32, 1, 1, 1, 4, false);
+    int out[3];
+    graph_views(g, "views", images, labels, order, cursor, step->views, out);
+    return (BatchTensors){.images = out[0], .labels = out[1], .ids = out[2]};
+}
+
+Err *nets_train_graph(const Params *params, const StepGraph *step, Graph *out)
+{
+    graph_init(out, params, step->batch, step->student->act);
+    const BatchTensors batch = step->resident ? batch_of_resident(out, step)
+                                              : batch_of_host(out, step);
     int in[DISTILL_IN_COUNT];
     no_inputs(in);
-    in[DISTILL_IN_LABELS] = batched_input(out, "labels", DT_I32, 1, 1, 1);
-    if (teacher->model) {
-        TRY(append_net(params, out, teacher, TEACHER_PREFIX, classes, BN_EVAL, images,
-                       &in[DISTILL_IN_T]));
+    in[DISTILL_IN_LABELS] = batch.labels;
+    if (step->table) {
+        const int table = graph_input(out, "teacher_table", out->math, step->samples, 1, 1,
+                                      step->classes, false);
+        in[DISTILL_IN_T] = graph_gather(out, "teacher_logits", table, batch.ids);
+    } else if (step->teacher->model) {
+        TRY(append_net(params, out, step->teacher, TEACHER_PREFIX, step->classes, BN_EVAL,
+                       batch.images, &in[DISTILL_IN_T]));
     }
-    TRY(append_net(params, out, student, STUDENT_PREFIX, classes, bn, images, &in[DISTILL_IN_Z]));
-    if (spec_has_bands(spec)) {
+    TRY(append_net(params, out, step->student, STUDENT_PREFIX, step->classes, step->bn,
+                   batch.images, &in[DISTILL_IN_Z]));
+    if (spec_has_bands(step->spec)) {
         in[DISTILL_IN_THETA] = graph_input(out, "theta", DT_F32, 1, 1, 1, 2, false);
     }
-    const int node = graph_distill(out, "distill", spec, in);
+    if (step->loss_scale) {
+        in[DISTILL_IN_LOSS_SCALE] =
+            graph_shared(out, "loss_scale", DT_F32, LOSS_SCALE_FIELDS, 0);
+    }
+    const int node = graph_distill(out, "distill", step->spec, in);
     graph_output(out, out->nodes[node].out[DISTILL_OUT_ROWS], "rows");
     graph_output(out, out->nodes[node].out[DISTILL_OUT_SUMS], "sums");
-    return backward ? graph_backward_losses(out) : NULL;
+    return step->backward ? graph_backward_losses(out) : NULL;
+}
+
+Err *nets_logits_graph(const Params *params, const NetSpec *net, const char *prefix, int classes,
+                       int size, int batch, Graph *out)
+{
+    graph_init(out, params, batch, net->act);
+    const int images = batched_input(out, "images", DT_U8, size, size, 3);
+    int logits;
+    TRY(append_net(params, out, net, prefix, classes, BN_EVAL, images, &logits));
+    graph_output(out, logits, "logits");
+    return NULL;
 }
 
 Err *nets_eval_graph(const Params *params, const NetSpec *net, const char *prefix, int classes,
@@ -116,13 +163,23 @@ Err *nets_eval_graph(const Params *params, const NetSpec *net, const char *prefi
     return NULL;
 }
 
-void nets_update_graph(const Params *params, DType act, bool decay_norm_bias, Graph *out)
+void nets_update_graph(const Params *params, DType act, bool decay_norm_bias, LossScaling scaling,
+                       Graph *out)
 {
     graph_init(out, params, 1, act);
     const int hyper = graph_input(out, "hyper", DT_F32, 1, 1, 1, HYPER_COUNT, false);
     const int stats = graph_tensor(out, "grad_stats", TENSOR_ACT, out->math, 1, 1, 1, 2, false);
     (void)graph_node(out, OP_GRAD_NORM, "grad_norm", 0, NULL, 1, (int[]){stats});
     graph_output(out, stats, NULL);
-    Node *sgd = graph_node(out, OP_SGD, "sgd", 2, (int[]){hyper, stats}, 0, NULL);
+    const bool scaled = scaling != LOSS_SCALE_NONE;
+    const int scale =
+        scaled ? graph_shared(out, "loss_scale", DT_F32, LOSS_SCALE_FIELDS, 0) : -1;
+    Node *sgd =
+        graph_node(out, OP_SGD, "sgd", scaled ? 3 : 2, (int[]){hyper, stats, scale}, 0, NULL);
     sgd->attr.sgd.decay_norm_bias = decay_norm_bias;
+    if (scaling == LOSS_SCALE_DYNAMIC) {
+        Node *next = graph_node(out, OP_LOSS_SCALE, "next_loss_scale", 2, (int[]){stats, scale}, 1,
+                                (int[]){scale});
+        next->attr.loss_scale = (LossScaleAttr){.growth = 2.0f, .backoff = 0.5f, .interval = 2000};
+    }
 }

@@ -6,12 +6,18 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "train/checkpoint.h"
+#include "train/device.h"
+#include "train/graphs.h"
 #include "train/prepare.h"
+#include "train/step.h"
+#include "train/teacher_table.h"
 
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define LOSS_SCALE_FIRST 65536.0f /* as PyTorch's GradScaler */
 
 static DType act_of(Precision precision, const DeviceInfo *info)
 {
@@ -32,7 +38,10 @@ Err *precision_choose(Backend *backend, Precision wanted, DType *act)
 {
     DeviceInfo info;
     backend->info(backend, &info);
-    if ((wanted == PRECISION_BF16 && !info.bf16) || (wanted == PRECISION_FP16 && !info.fp16)) {
+    /* The reference loops define every type; that none is fast there is no reason to refuse one that was asked for. */
+    const bool reference = strcmp(backend->name, "ref") == 0;
+    if (!reference &&
+        ((wanted == PRECISION_BF16 && !info.bf16) || (wanted == PRECISION_FP16 && !info.fp16))) {
         return err_new(
             EXIT_NO_DEVICE,
             "precision %s: %s (%s) has no fast arithmetic of that type; use auto or fp32",
@@ -67,6 +76,10 @@ static void share_cores(const Settings *s, int *workers, int *threads)
 static Err *open_data(Run *run)
 {
     const Settings *s = run->settings;
+    if (strncmp(s->dataset, SHAPE_PREFIX, strlen(SHAPE_PREFIX)) == 0) {
+        return err_new(EXIT_CONFIG_ERR, "data.kind = shape is a size without images: it serves "
+                                        "'cudistill train --dry-run' alone");
+    }
     TRY(dataset_open(s->dataset, SPLIT_TRAIN, &run->train_set));
     TRY(dataset_open(s->dataset, SPLIT_TEST, &run->test_set));
     snprintf(run->state.dataset_hash, sizeof run->state.dataset_hash, "%s", run->train_set->hash);
@@ -103,12 +116,14 @@ static Err *settle_arithmetic(Run *run, const DeviceInfo *info)
     return NULL;
 }
 
-static Err *open_backend(Run *run, int threads)
+static Err *open_backend(Run *run, int threads, const char *described)
 {
     const Settings *s = run->settings;
-    const BackendOptions options = {
-        .threads = threads, .choices = &run->choices, .deterministic = s->deterministic};
-    TRY(backend_open(s->device, &options, &run->backend));
+    const BackendOptions options = {.threads = threads,
+                                    .choices = &run->choices,
+                                    .deterministic = s->deterministic,
+                                    .described = described};
+    TRY(device_open(s->device, &options, &run->backend));
     DType act = DT_F32;
     TRY(precision_choose(run->backend, s->precision, &act));
     DType teacher_act = act;
@@ -130,73 +145,6 @@ static Err *open_backend(Run *run, int threads)
     return settle_arithmetic(run, &info);
 }
 
-static Err *open_exec(const Run *run, Graph *graph, int last_batch, bool shared, Exec **exec)
-{
-    const int ladder[1] = {last_batch};
-    const bool rung = last_batch > 0 && last_batch < graph->batch;
-    const ExecOptions options = {.ladder = ladder, .ladder_count = rung, .shared_scratch = shared};
-    Err *err = exec_open(run->backend, graph, &options, exec);
-    graph_free(graph);
-    if (!err) {
-        store_bind(&run->store, *exec);
-    }
-    return err;
-}
-
-static Err *open_net_exec(const Run *run, const NetSpec *net, const char *prefix, int batch,
-                          bool shared, Exec **exec)
-{
-    const bool as_teacher = strcmp(prefix, TEACHER_PREFIX) == 0;
-    Graph g;
-    TRY(nets_eval_graph(&run->params, net, prefix, run->test_set->classes, run->test_set->height,
-                        batch, as_teacher, run->objective.spec.energy_temperature, &g));
-    return open_exec(run, &g, (int)(run->test_set->count % (uint32_t)batch), shared, exec);
-}
-
-Err *run_eval_exec(const Run *run, const NetSpec *net, const char *prefix, int batch, Exec **exec)
-{
-    return open_net_exec(run, net, prefix, batch, false, exec);
-}
-
-/* The step, the update and the evaluation never run at once: they share activations and workspace. */
-static Err *share_scratch(Run *run)
-{
-    Exec *const execs[] = {run->step, run->update, run->eval};
-    const Arena arenas[] = {ARENA_ACT, ARENA_WORKSPACE};
-    for (int a = 0; a < 2; a++) {
-        size_t bytes = 64;
-        for (int i = 0; i < 3; i++) {
-            const size_t needed = exec_bytes(execs[i], arenas[a]);
-            bytes = needed > bytes ? needed : bytes;
-        }
-        run->scratch[a] = run->backend->alloc(run->backend, MEM_DEVICE, bytes);
-        if (!run->scratch[a]) {
-            return err_new(EXIT_DEVICE_MEMORY,
-                           "no memory for %zu MiB of activations: lower train.batch or eval.batch",
-                           bytes >> 20);
-        }
-        for (int i = 0; i < 3; i++) {
-            exec_bind(execs[i], arenas[a], run->scratch[a]);
-        }
-    }
-    return NULL;
-}
-
-static Err *open_graphs(Run *run)
-{
-    const Settings *s = run->settings;
-    const int classes = run->train_set->classes;
-    const int size = run->train_set->height;
-    Graph g;
-    TRY(nets_train_graph(&run->params, &run->teacher, &run->student, classes, size, s->batch,
-                         &run->objective.spec, BN_TRAIN, true, &g));
-    TRY(open_exec(run, &g, (int)(run->train_set->count % (uint32_t)s->batch), true, &run->step));
-    nets_update_graph(&run->params, run->student.act, s->decay_norm_bias, &g);
-    TRY(open_exec(run, &g, 0, true, &run->update));
-    TRY(open_net_exec(run, &run->student, STUDENT_PREFIX, s->eval_batch, true, &run->eval));
-    return share_scratch(run);
-}
-
 static Err *open_networks(Run *run)
 {
     const Settings *s = run->settings;
@@ -212,18 +160,40 @@ static Err *open_networks(Run *run)
     return NULL;
 }
 
-static Err *open_loader(Run *run, int workers)
+/* The loss scale goes on where the checkpoint left it. */
+static Err *open_shared(Run *run)
+{
+    Backend *b = run->backend;
+    float *scale = run->state.loss_scale;
+    const bool begin = !run->resumed || run->scaling != LOSS_SCALE_DYNAMIC;
+    if (begin) {
+        scale[0] = run->scaling == LOSS_SCALE_DYNAMIC    ? LOSS_SCALE_FIRST
+                   : run->scaling == LOSS_SCALE_CONSTANT ? (float)run->settings->loss_scale
+                                                         : 1.0f;
+        scale[1] = 0.0f;
+    }
+    run->shared = b->alloc(b, MEM_DEVICE, SHARED_BYTES);
+    if (!run->shared) {
+        return err_new(EXIT_DEVICE_MEMORY, "no device memory for the loss scale");
+    }
+    b->upload(b, QUEUE_COMPUTE, run->shared, scale, sizeof run->state.loss_scale);
+    b->sync(b, QUEUE_COMPUTE);
+    return NULL;
+}
+
+static Err *open_feed(Run *run, int workers)
 {
     const Settings *s = run->settings;
-    const LoaderConfig config = {.batch = (uint32_t)s->batch,
-                                 .seed = s->seed,
-                                 .augment = {.pad = s->padding, .flip = s->flip},
-                                 .shuffle = true,
-                                 .workers = workers,
-                                 .slots = workers + FLIGHTS + 1,
-                                 .epoch = run->state.epoch,
-                                 .position = run->state.position};
-    return loader_open(run->train_set, &config, &run->loader);
+    const FeedConfig config = {.resident = run->wiring.resident,
+                               .dataset = run->train_set,
+                               .batch = (uint32_t)s->batch,
+                               .seed = s->seed,
+                               .augment = {.pad = s->padding, .flip = s->flip},
+                               .workers = workers,
+                               .held = FLIGHTS,
+                               .epoch = run->state.epoch,
+                               .position = run->state.position};
+    return feed_open(&config, run->backend, run->step, &run->feed);
 }
 
 /* A folder that exists is locked before anything in it is looked at: reading the newest checkpoint also clears away
@@ -345,16 +315,40 @@ Err *run_open(const Settings *settings, Resume resume, Run *run)
     Err *err = read_earlier_part(run, resume, &threads, &checkpoint);
     if (!err) {
         warn_crowding(threads, workers);
-        err = open_backend(run, threads);
+        err = open_backend(run, threads, NULL);
     }
     if (!err) {
         err = open_weights(run, checkpoint);
     }
     free(checkpoint);
     TRY(err);
-    TRY(open_graphs(run));
-    TRY(open_loader(run, workers));
+    TRY(graphs_settle(run));
+    TRY(open_shared(run));
+    TRY(teacher_table_open(run, &run->table));
+    run->wiring.table = run->table != NULL;
+    TRY(graphs_open(run));
+    TRY(open_feed(run, workers));
+    TRY(step_open(run));
     return metrics_open(settings->out, run->resumed ? run->state.step : -1, &run->metrics);
+}
+
+Err *run_plan(const Settings *settings, Dataset *train_set, Dataset *test_set,
+              const char *described, Run *run)
+{
+    *run = (Run){.settings = settings,
+                 .train_set = train_set,
+                 .test_set = test_set,
+                 .lock_fd = -1,
+                 .dry = true};
+    TRY(objective_make(&settings->objective, &run->objective));
+    int workers;
+    int threads;
+    share_cores(settings, &workers, &threads);
+    TRY(open_backend(run, threads, described));
+    TRY(nets_register(&run->params, &run->teacher, &run->student, train_set->classes));
+    TRY(graphs_settle(run));
+    run->wiring.table = teacher_table_wanted(run);
+    return graphs_open(run);
 }
 
 Err *run_prepare(Run *run)
@@ -377,7 +371,9 @@ Err *run_prepare(Run *run)
 
 void run_close(Run *run)
 {
-    loader_close(run->loader);
+    step_close(run);
+    feed_close(run->feed);
+    teacher_table_close(run->table);
     metrics_close(run->metrics);
     exec_close(run->step);
     exec_close(run->update);
@@ -386,6 +382,9 @@ void run_close(Run *run)
         if (run->scratch[a]) {
             run->backend->free(run->backend, MEM_DEVICE, run->scratch[a]);
         }
+    }
+    if (run->shared) {
+        run->backend->free(run->backend, MEM_DEVICE, run->shared);
     }
     store_close(&run->store);
     backend_close(run->backend);

@@ -15,13 +15,15 @@ static const ConfigKey schema[] = {
     {"run", "deterministic", CONFIG_BOOL, "true", NONE, NULL,
      "same bits at the same number of threads"},
 
-    {"data", "kind", CONFIG_ENUM, "synthetic", NONE, "synthetic|cifar10|cifar100",
-     "which data set"},
+    {"data", "kind", CONFIG_ENUM, "synthetic", NONE, "synthetic|cifar10|cifar100|shape",
+     "which data set; shape: a size without images, for --dry-run"},
     {"data", "root", CONFIG_PATH, "", NONE, NULL, "folder or .tar.gz of the CIFAR binary version"},
     {"data", "options", CONFIG_STRING, "", NONE, NULL,
-     "synthetic: key=value pairs (classes, train, test, seed)"},
+     "key=value pairs; synthetic: classes, train, test, seed; shape: size, classes, train, test"},
     {"data", "workers", CONFIG_INT, "-1", -1, 256, NULL,
      "loader threads; 0 = in the main thread, -1 = by cores"},
+    {"data", "resident", CONFIG_ENUM, "auto", NONE, "auto|on|off",
+     "training set on the device, augmented there; auto: on cuda, up to 4 GiB"},
 
     {"augment", "padding", CONFIG_INT, "4", 0, 127, NULL,
      "zero padding of the random crop, pixels; 0 = no crop"},
@@ -44,6 +46,14 @@ static const ConfigKey schema[] = {
      "the teacher's own normalisation; empty: augment.std"},
     {"teacher", "precision", CONFIG_ENUM, "auto", NONE, "auto|fp32|bf16|fp16",
      "auto: as train.precision"},
+    {"teacher", "memo", CONFIG_ENUM, "auto", NONE, "auto|on|off",
+     "keep the teacher's logits of every view on disk; auto: where a run of so many epochs saves a "
+     "quarter of the teacher's passes and all views fit"},
+    {"teacher", "memo_dir", CONFIG_PATH, "", NONE, NULL,
+     "folder of the memos; empty: memo beside run.out"},
+    {"teacher", "memo_mib", CONFIG_INT, "4096", 1, 1e9, NULL, "limit of one memo's file, MiB"},
+    {"teacher", "memo_batch", CONFIG_INT, "0", 0, 1048576, NULL,
+     "images of a pass that fills the memo; 0 = train.batch, which gives the same bits as no memo"},
 
     {"student", "model", CONFIG_STRING, "resnet20", NONE, NULL, "network"},
     {"student", "weights", CONFIG_PATH, "", NONE, NULL,
@@ -82,6 +92,8 @@ static const ConfigKey schema[] = {
      "decay batch-norm parameters and biases too"},
     {"optim", "clip_grad", CONFIG_FLOAT, "0", 0, 1e9, NULL,
      "limit of the gradient's norm; 0 = off"},
+    {"optim", "loss_scale", CONFIG_STRING, "dynamic", NONE, NULL,
+     "dynamic: for fp16 as PyTorch's GradScaler, else none; or a constant"},
 
     {"schedule", "kind", CONFIG_ENUM, "multistep", NONE, "constant|multistep|cosine|linear", ""},
     {"schedule", "epochs", CONFIG_INT, "240", 1, 1000000, NULL, ""},
@@ -98,16 +110,19 @@ static const ConfigKey schema[] = {
     {"train", "batch", CONFIG_INT, "64", 1, 1048576, NULL, "images of a step"},
     {"train", "precision", CONFIG_ENUM, "auto", NONE, "auto|fp32|bf16|fp16",
      "activations; weights stay fp32"},
+    {"train", "capture", CONFIG_ENUM, "auto", NONE, "auto|on|off",
+     "record a step once and replay it; auto: where the device can"},
     {"train", "max_steps", CONFIG_INT, "0", 0, 1e15, NULL,
      "end after so many steps; 0 = all epochs"},
     {"train", "max_nonfinite", CONFIG_INT, "10", 1, 1e9, NULL,
-     "skipped updates in a row that end the run (79)"},
+     "skipped updates in a row that end the run (79); with a dynamic loss scale: at its lowest"},
 
     {"eval", "batch", CONFIG_INT, "256", 1, 1048576, NULL, "images of an evaluation step"},
     {"eval", "every", CONFIG_INT, "1", 1, 1000000, NULL,
      "epochs between evaluations; the last one always"},
 
-    {"dist", "device", CONFIG_ENUM, "cpu", NONE, "cpu|ref|cuda", "backend"},
+    {"dist", "device", CONFIG_ENUM, "auto", NONE, "auto|cpu|ref|cuda",
+     "backend; auto: cuda where there is a GPU, else cpu"},
     {"dist", "threads", CONFIG_INT, "0", 0, 4096, NULL,
      "compute threads; 0 = OMP_NUM_THREADS, else cores less loader workers"},
 
@@ -177,6 +192,9 @@ static Err *read_networks(const Config *config, Settings *s)
                          : -1.0;
     s->tolerance = config_float(config, "teacher", "tolerance");
     s->teacher_precision = (Precision)config_enum(config, "teacher", "precision");
+    s->memo = (Switch)config_enum(config, "teacher", "memo");
+    s->memo_mib = (long)config_int(config, "teacher", "memo_mib");
+    s->memo_batch = (int)config_int(config, "teacher", "memo_batch");
     s->student_model = config_str(config, "student", "model");
     s->student_weights = text_or_null(config, "student", "weights");
     TRY(read_channels(config, "augment", "mean", s->mean));
@@ -244,6 +262,10 @@ static Err *read_dataset(const Config *config, Settings *s)
         s->dataset = options[0] ? xformat("synthetic:%s", options) : xstrdup("synthetic");
         return NULL;
     }
+    if (strcmp(kind, "shape") == 0) {
+        s->dataset = xformat(SHAPE_PREFIX "%s", options);
+        return NULL;
+    }
     if (!root[0]) {
         return err_new(EXIT_CONFIG_ERR,
                        "data.root is missing: data.kind = %s needs the folder or .tar.gz of the "
@@ -257,6 +279,8 @@ static Err *read_dataset(const Config *config, Settings *s)
 static void read_training(const Config *config, Settings *s)
 {
     s->workers = (int)config_int(config, "data", "workers");
+    s->resident = (Switch)config_enum(config, "data", "resident");
+    s->capture = (Switch)config_enum(config, "train", "capture");
     s->padding = (int)config_int(config, "augment", "padding");
     s->flip = config_bool(config, "augment", "flip");
     s->momentum = config_float(config, "optim", "momentum");
@@ -277,6 +301,40 @@ static void read_training(const Config *config, Settings *s)
     s->keep_last = (int)config_int(config, "checkpoint", "keep_last");
     s->max_save_failures = (int)config_int(config, "checkpoint", "max_failures");
     s->log_every_s = config_float(config, "log", "every_s");
+}
+
+/* "dynamic" (0) or a number of at least 1. */
+static Err *read_loss_scale(const Config *config, Settings *s)
+{
+    const char *text = config_str(config, "optim", "loss_scale");
+    if (strcmp(text, "dynamic") == 0) {
+        s->loss_scale = 0.0;
+        return NULL;
+    }
+    char *end;
+    s->loss_scale = strtod(text, &end);
+    if (end == text || *end != '\0' || !(s->loss_scale >= 1.0 && s->loss_scale <= 0x1p24)) {
+        return err_new(EXIT_CONFIG_ERR,
+                       "%s: optim.loss_scale = %s: use dynamic, or a number from 1 to 2^24",
+                       config_origin(config, "optim", "loss_scale"), text);
+    }
+    return NULL;
+}
+
+/* Beside the run's folder unless a place was given: runs of one folder share what they know of a teacher. */
+static char *memo_dir_of(const Config *config, const char *out)
+{
+    if (config_has(config, "teacher", "memo_dir")) {
+        return xstrdup(config_str(config, "teacher", "memo_dir"));
+    }
+    size_t length = strlen(out);
+    while (length > 1 && out[length - 1] == '/') {
+        length--;
+    }
+    while (length > 0 && out[length - 1] != '/') {
+        length--;
+    }
+    return xformat("%.*smemo", (int)length, out);
 }
 
 static Err *check_together(const Config *config, const Settings *s)
@@ -317,9 +375,13 @@ Err *settings_load(const char *path, const char *const *overrides, size_t n_over
     out->out = config_has(config, "run", "out")
                    ? xstrdup(config_str(config, "run", "out"))
                    : xformat("runs/%s-s%llu", out->name, (unsigned long long)out->seed);
+    out->memo_dir = memo_dir_of(config, out->out);
     read_training(config, out);
     read_objective(config, &out->objective);
     Err *err = read_networks(config, out);
+    if (!err) {
+        err = read_loss_scale(config, out);
+    }
     if (!err) {
         err = read_schedule(config, &out->schedule);
     }
@@ -342,6 +404,7 @@ Err *settings_load(const char *path, const char *const *overrides, size_t n_over
 void settings_free(Settings *settings)
 {
     free((char *)settings->out);
+    free((char *)settings->memo_dir);
     free((char *)settings->dataset);
     config_free(settings->config);
     memset(settings, 0, sizeof *settings);

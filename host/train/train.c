@@ -8,6 +8,7 @@
 #include "train/epoch.h"
 #include "train/signals.h"
 #include "train/step.h"
+#include "train/teacher_table.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -32,18 +33,37 @@ static Err *leave(const Run *run, int signal)
                    signal, run->state.step);
 }
 
+/* Before the first step of an epoch, and of a resumed one: the teacher's logits of what is to come. False when a signal
+ * came before they were complete. */
+static bool fill_table(Run *run)
+{
+    const RunState *st = &run->state;
+    if (!run->table || (run->table_filled && run->table_epoch == st->epoch)) {
+        return true;
+    }
+    const TableFill fill = teacher_table_fill(run->table, run->step, st->epoch, st->position);
+    run->table_filled = !fill.stopped;
+    run->table_epoch = st->epoch;
+    epoch_note_table(run, &fill);
+    return run->table_filled;
+}
+
 Err *train(Run *run)
 {
     const Settings *s = run->settings;
     run->last_line = now_s();
-    step_open(run);
     while (!run_finished(run)) {
         const double begin = now_s();
-        const Batch *batch = loader_next(run->loader);
+        if (!fill_table(run)) {
+            TRY(epoch_save(run, false, true));
+            return leave(run, signals_pending());
+        }
+        const double filled = now_s();
+        const Batch *batch = feed_next(run->feed);
         if (!batch) {
             continue; /* the end of an epoch, which was dealt with after its last batch */
         }
-        const double wait_s = now_s() - begin;
+        const double wait_s = now_s() - filled;
         const bool ended = batch->last;
         step_submit(run, batch);
         TRY(step_land_previous(run));

@@ -30,6 +30,7 @@ typedef struct {
     void *arena[ARENA_COUNT];
     void *moment;  /* ARENA_WEIGHT's layout, fp32 */
     bool grad_add; /* writes to GRAD tensors add (gradient mode of the phase) */
+    int rows;      /* valid rows of this run, what rows_valid holds: lets a step skip what masking needs when rows are full */
 } RunArgs;
 
 /* A node prepared for one batch size. `workspace` bytes of ARENA_WORKSPACE are its own while it runs. */
@@ -79,9 +80,16 @@ struct Backend {
     void (*record)(Backend *, Queue, int event);
     void (*wait)(Backend *, Queue, int event);
     void (*sync)(Backend *, Queue);          /* the host waits for the queue */
-    void (*capture_begin)(Backend *, Queue); /* NULL where there is nothing to gain */
-    int (*capture_end)(Backend *, Queue);
+    /* Everything submitted to the queue, and to queues that wait for it, between the two is recorded, not run; replay
+     * runs it again with the same addresses: transfers read host memory as it is then. Both NULL where there is
+     * nothing to gain. Queues other than the captured one must have joined it (wait) by capture_end. */
+    void (*capture_begin)(Backend *, Queue);
+    int (*capture_end)(Backend *, Queue); /* number of the recording, kept until close or capture_free */
+    void (*capture_free)(Backend *, int captured);
     void (*replay)(Backend *, Queue, int captured);
+    void *(*native_queue)(Backend *, Queue); /* cudaStream_t; NULL on hosts. For comm */
+    /* Device memory that prepared steps hold beside the arenas: packed weights, constants. NULL: not known. */
+    size_t (*step_bytes)(Backend *);
 };
 
 /* Address of a tensor of the step's graph under `args`; NULL for id -1. */
@@ -106,6 +114,11 @@ typedef struct {
     Choices *choices;
     bool deterministic;
     const char *isa; /* cpu: cap for tests ("avx2", "avx512_core", NULL = best) */
+    int device;      /* cuda: index of the GPU */
+    /* cuda: JSON of a described device (cuDNN's device properties). The backend then only prepares: workspace sizes and
+     * what is supported are true for that device, memory cannot be had (alloc gives NULL). NULL = a real device */
+    const char *described;
+    const char *plan_cache; /* cuda: folder that keeps chosen cuDNN plans between runs; NULL = none */
 } BackendOptions;
 
 /* name: "ref", "cpu" or "cuda". EXIT_NO_DEVICE with the reason when it cannot be had. */
@@ -113,5 +126,7 @@ Err *backend_open(const char *name, const BackendOptions *options, Backend **out
 void backend_close(Backend *backend);
 Err *backend_open_ref(const BackendOptions *options, Backend *backend);
 Err *backend_open_cpu(const BackendOptions *options, Backend *backend);
+/* In libcudistill_cuda.so, opened on demand; see base/plugin.h for where it is looked for. */
+Err *backend_open_cuda(const BackendOptions *options, Backend *backend);
 
 #endif

@@ -195,6 +195,7 @@ Err *cpu_prepare_elementwise(Step *step, CpuStep *own);
 Err *cpu_prepare_pool(Step *step, CpuStep *own);
 Err *cpu_prepare_linear(Step *step, CpuStep *own);
 Err *cpu_prepare_param(Step *step, CpuStep *own);
+Err *cpu_prepare_rows(Step *step, CpuStep *own);
 Err *cpu_prepare_distill(Step *step, CpuStep *own);
 
 /* Bytes rounded up to whole cache lines: parts of a workspace begin at one. */

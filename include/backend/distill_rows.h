@@ -3,7 +3,7 @@
 #ifndef CUDISTILL_BACKEND_DISTILL_ROWS_H
 #define CUDISTILL_BACKEND_DISTILL_ROWS_H
 
-#include "graph/distill_spec.h"
+#include "kernels/distill_spec.h"
 #include "graph/tensor.h"
 
 typedef struct {

@@ -7,6 +7,7 @@
 #define CUDISTILL_BACKEND_EXEC_H
 
 #include "backend/backend.h"
+#include "graph/buckets.h"
 
 typedef struct Exec Exec;
 
@@ -19,6 +20,7 @@ typedef struct {
         poison; /* before every run ACT and WORKSPACE are filled with NaN bytes: reading what was never written shows */
     bool time_steps; /* exec_report has seconds per step */
     bool check_plan; /* run plan_check; on by default in tests and debug builds */
+    bool plan_only; /* prepares every step and allocates nothing: for sizes (exec_bytes) */
     bool
         shared_scratch; /* the caller binds ACT and WORKSPACE (exec_bind, at least exec_bytes each) */
 } ExecOptions;
@@ -45,13 +47,30 @@ void exec_read(Exec *exec, const char *name, void *data, size_t bytes);
 void exec_fetch(Exec *exec, const char *name, void *data, size_t bytes);
 
 typedef struct {
+    float rows_valid, scale;
+} ExecScalars;
+
+typedef struct {
     int rows; /* rows of this batch: the smallest rung >= rows runs; rows_valid (if the graph has it) is set to rows */
     bool grad_add;  /* gradient mode add (else write) */
     bool bn_update; /* BN_RUNNING steps run */
     float scale;    /* value of the `scale` input (if the graph has it) */
+    bool reduce_gradients; /* the run's gradients are complete: reduce them (exec_set_reduce) */
+    /* Memory (MEM_HOST) of the caller that rows_valid and scale are uploaded from, written by this call and read by the
+     * device until the run is done; for captured steps, whose replays read it again (then write it with
+     * exec_write_scalars). NULL: the executor's own */
+    ExecScalars *scalars;
 } ExecRun;
+/* What a replay reads instead of its ExecRun: call before Backend.replay. */
+void exec_write_scalars(ExecScalars *scalars, const ExecRun *run);
 void exec_run(Exec *exec, const ExecRun *run);
 void exec_sync(Exec *exec);
+
+/* Gradient reduction over ranks, overlapped with backward: after the step that completes a bucket QUEUE_COMM waits for it
+ * and `reduce` is called for the slice; QUEUE_COMPUTE waits for the last one at the end of the run. Buckets as from
+ * buckets_build; copied. reduce enqueues on QUEUE_COMM and returns. count 0: off. Only in runs with `reduce_gradients`. */
+typedef void (*ExecReduce)(void *context, Backend *backend, const Bucket *bucket, void *slice);
+void exec_set_reduce(Exec *exec, const Bucket *buckets, int count, ExecReduce reduce, void *context);
 
 const Plan *exec_plan(const Exec *exec);
 const Graph *exec_graph(const Exec *exec); /* after fusion */

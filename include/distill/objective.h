@@ -1,5 +1,5 @@
 /* Objectives: what a method minimises, as data. From plain values an Objective gives the row
- * contract of its loss (graph/distill_spec.h), the step program (program.h), the passes before step
+ * contract of its loss (kernels/distill_spec.h), the step program (program.h), the passes before step
  * 1, and one line of text for logs. Nothing is read from files here, nothing is run, nothing needs
  * freeing.
  *
@@ -17,7 +17,7 @@
 
 #include "base/err.h"
 #include "distill/program.h"
-#include "graph/distill_spec.h"
+#include "kernels/distill_spec.h"
 
 typedef enum { METHOD_NONE, METHOD_KD, METHOD_ENERGY_KD } ObjectiveMethod;
 

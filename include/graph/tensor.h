@@ -28,6 +28,7 @@ typedef enum {
     ARENA_PERSIST, /* outlives a run of the graph: folded weights, tapped tensors, outputs; one per graph */
     ARENA_IO,        /* inputs that the host uploads, DynScalars; one per batch slot */
     ARENA_WORKSPACE, /* scratch of one step: max over steps */
+    ARENA_SHARED, /* a few values that several graphs of a run read and write: the loss scale */
     ARENA_COUNT
 } Arena;
 

@@ -4,9 +4,12 @@
 #define CUDISTILL_TRAIN_EPOCH_H
 
 #include "train/run.h"
+#include "train/teacher_table.h"
 
 /* A line on stderr and one in metrics.jsonl when log.every_s have passed since the last. */
 void epoch_progress(Run *run);
+/* A line on stderr and the event "memo" in metrics.jsonl on where the teacher's logits of the epoch came from. */
+void epoch_note_table(Run *run, const TableFill *fill);
 /* Evaluates when due, records the epoch, saves the best weights, and (at its end, not where max_steps cut it short) moves
  * the state to the next epoch. */
 void epoch_end(Run *run, bool ended);

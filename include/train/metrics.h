@@ -7,13 +7,14 @@
 #define CUDISTILL_TRAIN_METRICS_H
 
 #include "base/err.h"
-#include "graph/distill_spec.h"
+#include "kernels/distill_spec.h"
 
 /* Sums over an interval or an epoch: OP_DISTILL's SUM_* added up in double. */
 typedef struct {
     double sums[SUM_FIELDS];
     long steps;
     double seconds, data_wait_s;
+    double loss_scale; /* after the last step; 0 = none */
 } Meter;
 void meter_add(Meter *meter, const float sums[SUM_FIELDS]);
 void meter_reset(Meter *meter);
@@ -30,6 +31,7 @@ typedef struct {
     long eval_count;
     double images_per_s, seconds;
     double data_share; /* part of the time spent waiting for data, 0..1 */
+    double loss_scale; /* at the end of the epoch; 0 = none, then it is not written */
     bool best;
 } EpochRecord;
 

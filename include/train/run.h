@@ -5,9 +5,9 @@
 #ifndef CUDISTILL_TRAIN_RUN_H
 #define CUDISTILL_TRAIN_RUN_H
 
-#include "data/loader.h"
 #include "distill/objective.h"
 #include "train/evaluate.h"
+#include "train/feed.h"
 #include "train/metrics.h"
 #include "train/nets.h"
 #include "train/settings.h"
@@ -28,8 +28,9 @@ typedef struct {
     uint32_t position; /* samples of the epoch already used */
     float theta[2];    /* energy thresholds */
     bool has_theta;
-    int nonfinite_streak; /* steps in a row whose update was skipped */
-    long nonfinite_total;
+    float loss_scale[LOSS_SCALE_FIELDS]; /* scale, good steps; {1, 0} without one */
+    int nonfinite_streak; /* steps in a row whose update was skipped with the loss scale at its lowest */
+    long nonfinite_total; /* updates skipped, those that only lowered the loss scale too */
     Meter epoch_meter;                                 /* of the epoch in progress */
     double best_top1, last_top1, last_top5, last_loss; /* percent; < 0: none yet */
     uint32_t best_epoch, last_epoch;                   /* from 1 */
@@ -44,15 +45,34 @@ typedef struct {
 
 enum { FLIGHTS = 2 };
 
+/* What a step reads from the host and leaves there, in memory that the device reaches: a replayed step does so again at
+ * the same addresses. */
+typedef struct {
+    float hyper[HYPER_COUNT];
+    ExecScalars phases[PROGRAM_MAX_PHASES], update;
+    int32_t cursor[CURSOR_FIELDS];
+    float sums[SUM_FIELDS];
+    float grad_stats[2];
+    float loss_scale[LOSS_SCALE_FIELDS];
+} StepMemory;
+
 /* A step between its submission and the look at its sums. */
 typedef struct {
     const Batch *batch; /* NULL: none */
     long step;
-    float hyper[HYPER_COUNT];
-    float sums[SUM_FIELDS];
-    float grad_stats[2];
+    StepMemory *memory;
     int event;
 } Flight;
+
+/* A step recorded once and replayed: all that is submitted for `rows` rows, on one flight, with one set of phases. */
+typedef struct {
+    int rows, flight;
+    unsigned phases;
+    int recording; /* NOT_RECORDED: it has run once */
+} Capture;
+enum { MAX_CAPTURES = 16, NOT_RECORDED = -1 };
+
+typedef struct TeacherTable TeacherTable;
 
 typedef struct {
     const Settings *settings;
@@ -65,7 +85,17 @@ typedef struct {
     Objective objective;
     Exec *step, *update, *eval;
     void *scratch[2]; /* ACT and WORKSPACE of these three */
-    Loader *loader;
+    void *shared;     /* ARENA_SHARED: the loss scale */
+    bool dry;         /* nothing runs: for sizes only */
+    LossScaling scaling;
+    StepGraph wiring; /* of `step` */
+    Feed *feed;
+    TeacherTable *table;      /* NULL: the teacher runs in the step */
+    bool table_filled;        /* for table_epoch */
+    uint32_t table_epoch;
+    bool capture;             /* steps are recorded and replayed */
+    Capture captures[MAX_CAPTURES];
+    int n_captures;
     Metrics *metrics;
     RunState state;
     Flight flights[FLIGHTS]; /* of step n: flights[n % FLIGHTS] */
@@ -81,6 +111,10 @@ typedef struct {
 /* Bytes of one batch of images etc. are derived from train_set. Errors leave *run ready for run_close. */
 Err *run_open(const Settings *settings, Resume resume, Run *run);
 Err *run_prepare(Run *run);
+/* A dry run: as run_open for data sets that need have no images (their ownership passes to the run), and nothing on disk
+ * is read or made, no device memory taken. described: JSON of a device that is not here (BackendOptions), or NULL. */
+Err *run_plan(const Settings *settings, Dataset *train_set, Dataset *test_set,
+              const char *described, Run *run);
 void run_close(Run *run);
 /* No step is left: all epochs are done, or train.max_steps is reached. */
 bool run_finished(const Run *run);

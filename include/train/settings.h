@@ -12,7 +12,10 @@
 #include <stdint.h>
 
 typedef enum { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16, PRECISION_FP16 } Precision;
+typedef enum { SWITCH_AUTO, SWITCH_ON, SWITCH_OFF } Switch;
 typedef enum { RESUME_AUTO, RESUME_MUST, RESUME_NEVER } Resume;
+
+#define SHAPE_PREFIX "shape:"
 
 typedef struct {
     /* [run] */
@@ -20,8 +23,9 @@ typedef struct {
     uint64_t seed;
     bool deterministic;
     /* [data] */
-    const char *dataset;
+    const char *dataset; /* what dataset_open takes, or SHAPE_PREFIX and the options: dry runs only */
     int workers; /* -1 = chosen by the number of cores */
+    Switch resident;
     /* [augment] */
     int padding;
     bool flip;
@@ -31,6 +35,10 @@ typedef struct {
     double expect_top1, tolerance; /* percent; expect_top1 < 0: not asserted */
     float teacher_mean[3], teacher_std[3];
     Precision teacher_precision;
+    Switch memo;
+    const char *memo_dir;
+    long memo_mib;  /* of one file */
+    int memo_batch; /* 0 = batch */
     /* [student] */
     const char *student_model, *student_weights;
     /* [distill], [energy_kd] */
@@ -38,17 +46,19 @@ typedef struct {
     /* [optim] */
     double momentum, dampening, weight_decay, clip_grad;
     bool nesterov, decay_norm_bias;
+    double loss_scale; /* 0 = dynamic where activations are fp16, else none; 1 = none */
     /* [schedule] */
     Schedule schedule;
     /* [train] */
     int batch;
     Precision precision;
+    Switch capture;
     long max_steps; /* 0 = as many as the epochs have */
     int max_nonfinite;
     /* [eval] */
     int eval_batch, eval_every; /* every n epochs; the last epoch always */
     /* [dist] */
-    const char *device; /* "cpu", "ref", "cuda" */
+    const char *device; /* "auto", "cpu", "ref", "cuda": device_open */
     int threads;        /* 0 = cores - workers */
     /* [checkpoint] */
     long checkpoint_every; /* steps; 0 = every epoch */

@@ -9,8 +9,8 @@
  * `scale` and `rows_valid` are read from device memory; the host sets scale = loss_scale / (valid rows of the phase
  * over all ranks), so ranks and micro-batches are summed, never averaged. Everything is computed in fp32 (fp64 in
  * double graphs) whatever the storage type of the logits. */
-#ifndef CUDISTILL_GRAPH_DISTILL_SPEC_H
-#define CUDISTILL_GRAPH_DISTILL_SPEC_H
+#ifndef CUDISTILL_KERNELS_DISTILL_SPEC_H
+#define CUDISTILL_KERNELS_DISTILL_SPEC_H
 
 #include <stdbool.h>
 
@@ -103,6 +103,7 @@ enum {
     DISTILL_IN_SPARSE_INDEX,  /* I32 [n,1,1,2K] */
     DISTILL_IN_SPARSE_VALUE,  /* F32 [n,1,1,2K] */
     DISTILL_IN_DENSE,         /* F32 [n,1,1,2C] */
+    DISTILL_IN_LOSS_SCALE,    /* F32 [2], graph.h OP_LOSS_SCALE: element 0 multiplies `scale` */
     DISTILL_IN_COUNT
 };
 

@@ -1,0 +1,38 @@
+/* The launchers of the forms of the distillation kernel, each in a file of its own so that they compile side by side.
+ * Internal to kernels/distill*.cu; arguments have been checked. */
+#ifndef CUDISTILL_KERNELS_DISTILL_FORMS_CUH
+#define CUDISTILL_KERNELS_DISTILL_FORMS_CUH
+
+#include "kernels/distill_row.cuh"
+
+enum { DISTILL_WARP_CLASSES = 1024, DISTILL_MAX_CLASSES = 262144, DISTILL_MAX_CLUSTER = 8 };
+
+/* Threads of a block that holds a row of so many classes. */
+static inline int distill_block_threads(int classes)
+{
+    return classes <= 8192 ? 256 : 512;
+}
+
+/* Shared memory of a block that holds `columns` of a row of the spec's kind. */
+static inline size_t distill_row_bytes(int columns, int z_type, int t_type)
+{
+    const size_t z = (size_t)columns * (z_type == KERNEL_F32 ? 4 : 2);
+    const size_t t = (size_t)columns * (t_type == KERNEL_F32 ? 4 : 2);
+    return (z + 15) / 16 * 16 + (t + 15) / 16 * 16 + ((size_t)columns + 127) / 128 * 16;
+}
+
+/* Static shared memory of any of the kernels, at most. */
+enum { DISTILL_STATIC_SHARED = 9216 };
+
+/* One KL term on the label, see distill_fast.cuh. `blocks` of a cluster hold the row. */
+KernelStatus distill_fast_warp(KernelStream stream, const DistillParams &params);
+KernelStatus distill_fast_block(KernelStream stream, const DistillParams &params);
+KernelStatus distill_fast_sweep(KernelStream stream, const DistillParams &params);
+KernelStatus distill_fast_cluster(KernelStream stream, const DistillParams &params, int blocks);
+/* Any spec, see distill_general.cuh. */
+KernelStatus distill_general_warp(KernelStream stream, const DistillParams &params);
+KernelStatus distill_general_block(KernelStream stream, const DistillParams &params);
+KernelStatus distill_general_sweep(KernelStream stream, const DistillParams &params);
+KernelStatus distill_general_cluster(KernelStream stream, const DistillParams &params, int blocks);
+
+#endif
