@@ -13,7 +13,8 @@
 
 static const Command commands[] = {
     {"train", command_train,
-     "CONFIG.ini [--set section.key=value]... [--resume auto|must|never] [-q|-v]",
+     "CONFIG.ini [--set section.key=value]... [--resume auto|must|never] [-q|-v]\n"
+     "                  [--dry-run [--describe DEVICE.json] [--json]]",
      "train or distil a network"},
     {"eval", command_eval,
      "WEIGHTS --model NAME --data cifar100:DIR [--device auto|cpu|cuda|ref] [--precision "

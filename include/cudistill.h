@@ -21,8 +21,9 @@
  *     if (status != CUDISTILL_OK) {
  *         fprintf(stderr, "%s\n", cudistill_status_text(status));
  *     }
- *     // sums[CUDISTILL_SUM_LOSS] / 256 is the mean loss, rows[i][CUDISTILL_ROW_LOSS] the loss of row i
+ *     cudaMemcpyAsync(host_sums, sums, sizeof host_sums, cudaMemcpyDeviceToHost, stream);
  *     cudaStreamSynchronize(stream);
+ *     printf("mean loss %g\n", host_sums[CUDISTILL_SUM_LOSS] / 256);
  *
  * Rules. All pointers are device memory of the current device and must live until the work is done; results are written
  * in the order of the stream. Calls are asynchronous, allocate nothing, may be captured in a CUDA graph and are safe
@@ -54,7 +55,8 @@ enum { CUDISTILL_F32 = 0, CUDISTILL_BF16 = 1, CUDISTILL_F16 = 2 };
 enum {
     CUDISTILL_KL = 0,  /* Hinton et al. 2015 */
     CUDISTILL_DKD = 1, /* alpha * TCKD + beta * NCKD, decoupled KD (Zhao et al. 2022) */
-    CUDISTILL_NKD = 2, /* normalised KD (Yang et al. 2023): -q_y log p_y at T = 1 + gamma * T_s T_t * CE of the non-target
+    CUDISTILL_NKD =
+        2, /* normalised KD (Yang et al. 2023): -q_y log p_y at T = 1 + gamma * T_s T_t * CE of the non-target
                           distributions; `t_squared` 0 leaves T_s T_t out */
     CUDISTILL_NONE = 3 /* cross entropy only; t may be NULL */
 };
@@ -69,21 +71,23 @@ enum {
 /* Columns of `rows`. */
 enum {
     CUDISTILL_ROW_LOSS = 0,
-    CUDISTILL_ROW_CE = 1,           /* cross entropy with the (smoothed) label, before ce_weight */
-    CUDISTILL_ROW_STUDENT_NLL = 2,  /* -log p_label */
+    CUDISTILL_ROW_CE = 1,          /* cross entropy with the (smoothed) label, before ce_weight */
+    CUDISTILL_ROW_STUDENT_NLL = 2, /* -log p_label */
     CUDISTILL_ROW_TEACHER_NLL = 3,
-    CUDISTILL_ROW_STUDENT_MAX = 4,  /* largest probability */
+    CUDISTILL_ROW_STUDENT_MAX = 4, /* largest probability */
     CUDISTILL_ROW_TEACHER_MAX = 5,
-    CUDISTILL_ROW_STUDENT_ARG = 6,  /* predicted class; -1 where the row is not finite */
+    CUDISTILL_ROW_STUDENT_ARG = 6, /* predicted class; -1 where the row is not finite */
     CUDISTILL_ROW_TEACHER_ARG = 7,
-    CUDISTILL_ROW_STUDENT_RANK = 8, /* classes above the label: 0 = right, below 5 = right in five */
+    CUDISTILL_ROW_STUDENT_RANK =
+        8, /* classes above the label: 0 = right, below 5 = right in five */
     CUDISTILL_ROW_TEACHER_RANK = 9,
-    CUDISTILL_ROW_ENERGY = 10,      /* of the teacher: -Te log sum exp(t / Te), Te = energy_temperature */
+    CUDISTILL_ROW_ENERGY =
+        10, /* of the teacher: -Te log sum exp(t / Te), Te = energy_temperature */
     CUDISTILL_ROW_COSINE = 11,      /* of the two rows of logits */
     CUDISTILL_ROW_TEMPERATURE = 12, /* of the student */
     CUDISTILL_ROW_WEIGHT = 13,
-    CUDISTILL_ROW_TERM = 14,        /* the distillation term, before `weight` */
-    CUDISTILL_ROW_TERM_DT = 22,     /* d term / dT, both temperatures moving (KL without top-k) */
+    CUDISTILL_ROW_TERM = 14,    /* the distillation term, before `weight` */
+    CUDISTILL_ROW_TERM_DT = 22, /* d term / dT, both temperatures moving (KL without top-k) */
     CUDISTILL_ROW_FIELDS = 32
 };
 
@@ -100,7 +104,7 @@ enum {
     CUDISTILL_SUM_ENERGY = 8,
     CUDISTILL_SUM_STUDENT_NLL = 9,
     CUDISTILL_SUM_TEACHER_NLL = 10,
-    CUDISTILL_SUM_TERM = 11, /* with `weight` */
+    CUDISTILL_SUM_TERM = 11,      /* with `weight` */
     CUDISTILL_SUM_NONFINITE = 19, /* rows whose loss is not finite */
     CUDISTILL_SUM_FIELDS = 20
 };
@@ -110,13 +114,13 @@ typedef struct {
 
     /* Shape: 1 <= n, 2 <= classes <= 262144. */
     int32_t n, classes;
-    int32_t type;               /* of z and t */
-    int32_t dz_type;            /* -1 (default): as z */
-    const void *z, *t;          /* [n][ldz], [n][ldt]; 16-byte aligned rows are faster */
-    int64_t ldz, ldt, lddz;     /* elements from row to row; 0: classes */
-    const int32_t *labels;      /* [n]; NULL only with CUDISTILL_KL, no edit, ce_weight 0 */
-    const float *rows_valid;    /* [1]: rows at and beyond it get zeros; NULL: n */
-    const float *scale;         /* [1]: of the gradient; NULL: 1 */
+    int32_t type;            /* of z and t */
+    int32_t dz_type;         /* -1 (default): as z */
+    const void *z, *t;       /* [n][ldz], [n][ldt]; 16-byte aligned rows are faster */
+    int64_t ldz, ldt, lddz;  /* elements from row to row; 0: classes */
+    const int32_t *labels;   /* [n]; NULL only with CUDISTILL_KL, no edit, ce_weight 0 */
+    const float *rows_valid; /* [1]: rows at and beyond it get zeros; NULL: n */
+    const float *scale;      /* [1]: of the gradient; NULL: 1 */
 
     /* Results. */
     void *dz;        /* [n][lddz]; NULL: no gradient */
@@ -143,7 +147,7 @@ typedef struct {
     /* Values per row: [n][row_columns]; a column index of -1 (default) means the constant above. */
     const float *row_values;
     int32_t row_columns;
-    int32_t temperature_column;         /* of both, unless the next is given */
+    int32_t temperature_column; /* of both, unless the next is given */
     int32_t teacher_temperature_column;
     int32_t weight_column, ce_weight_column;
     int32_t wsl; /* 1: `weight` times 1 - exp(-student_nll / teacher_nll) (Zhou et al. 2021) */
@@ -159,12 +163,13 @@ typedef struct {
 /* Status codes; a positive status is a cudaError_t. */
 enum {
     CUDISTILL_OK = 0,
-    CUDISTILL_BAD_SIZE = -1,    /* `size` is not that of a CudistillLoss, or sets fields this library does not know */
-    CUDISTILL_BAD_SHAPE = -2,   /* n, classes or a leading dimension */
-    CUDISTILL_BAD_TYPE = -3,    /* type or dz_type */
-    CUDISTILL_NO_POINTER = -4,  /* something that the options need is NULL */
-    CUDISTILL_BAD_OPTION = -5,  /* a value out of range */
-    CUDISTILL_BAD_MIXTURE = -6  /* options that do not go together */
+    CUDISTILL_BAD_SIZE =
+        -1, /* `size` is not that of a CudistillLoss, or sets fields this library does not know */
+    CUDISTILL_BAD_SHAPE = -2,  /* n, classes or a leading dimension */
+    CUDISTILL_BAD_TYPE = -3,   /* type or dz_type */
+    CUDISTILL_NO_POINTER = -4, /* something that the options need is NULL */
+    CUDISTILL_BAD_OPTION = -5, /* a value out of range */
+    CUDISTILL_BAD_MIXTURE = -6 /* options that do not go together */
 };
 
 /* One line; for a positive status the CUDA runtime's. Static storage. */

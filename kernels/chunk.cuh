@@ -15,13 +15,15 @@
 enum {
     CHUNK = 8,
     BLOCK_THREADS = 256,
-    TILE = 32,             /* most columns (chunks) of a block */
-    SUM_ROWS_MIN = 8,      /* rows that one thread adds up in fp32 */
-    SUM_ROWS_MAX = 256,    /* likewise; beyond this more blocks take part */
-    MAX_PARTS = 32,        /* of one sum within a block */
-    SUM_BLOCKS = 132 * 8,  /* of a reduction; a constant, so that sums are the same on every device */
-    FOLD_LANES = 64,       /* threads that share one sum of partials */
-    BLOCKS_PER_SM = 24,    /* of an elementwise kernel: whole waves for 2, 3, 4, 6 or 8 resident blocks */
+    TILE = 32,          /* most columns (chunks) of a block */
+    SUM_ROWS_MIN = 8,   /* rows that one thread adds up in fp32 */
+    SUM_ROWS_MAX = 256, /* likewise; beyond this more blocks take part */
+    MAX_PARTS = 32,     /* of one sum within a block */
+    SUM_BLOCKS =
+        132 * 8,     /* of a reduction; a constant, so that sums are the same on every device */
+    FOLD_LANES = 64, /* threads that share one sum of partials */
+    BLOCKS_PER_SM =
+        24, /* of an elementwise kernel: whole waves for 2, 3, 4, 6 or 8 resident blocks */
     SMS_WHERE_UNKNOWN = 132
 };
 
@@ -108,8 +110,7 @@ template <bool packed, typename T> DEVICE Chunk<T> chunk_load(const T *p, int wi
     return chunk;
 }
 
-template <bool packed, typename T>
-DEVICE void chunk_store(T *p, const Chunk<T> &chunk, int width)
+template <bool packed, typename T> DEVICE void chunk_store(T *p, const Chunk<T> &chunk, int width)
 {
 #pragma unroll
     for (int k = 0; k < CHUNK / PACK_WIDTH<T>; k++) {
@@ -164,8 +165,7 @@ template <int value> struct Number {
 /* ---- Flat arrays ----
  * body(Number<count>, Number<packed>, at, hop, width): `count` chunks at at, at+hop, ...; loads of all of them come first, so
  * that several are in flight. Chunks are independent: a body may write over what it has read. */
-template <bool packed, int unroll, typename Body>
-DEVICE void walk_flat(int64_t count, Body body)
+template <bool packed, int unroll, typename Body> DEVICE void walk_flat(int64_t count, Body body)
 {
     const int64_t chunks = (count + CHUNK - 1) / CHUNK;
     const int64_t whole = packed ? count / CHUNK : 0;
@@ -273,9 +273,8 @@ template <bool packed, int unroll, typename Body>
 DEVICE int64_t walk_rows(const Columns &columns, const Spot &spot, int64_t first, int64_t step,
                          int64_t end, int64_t valid, Body body)
 {
-    const int64_t whole = valid == columns.elements && columns.repeats == 1
-                              ? columns.rows
-                              : valid / columns.stride;
+    const int64_t whole =
+        valid == columns.elements && columns.repeats == 1 ? columns.rows : valid / columns.stride;
     const int64_t limit = whole < end ? whole : end;
     int64_t row = first;
     if constexpr (packed) {
@@ -365,7 +364,7 @@ DEVICE void store_partials(const Columns &columns, const float (&sums)[kinds][CH
                            float *partials)
 {
     enum { LINE = BLOCK_THREADS + 4 /* a warp's reads below fall on 32 banks */ };
-    SHARED_ARRAY(float, lines, kinds * CHUNK * LINE);
+    SHARED_ARRAY(float, lines, kinds *CHUNK *LINE);
     SHARED_ARRAY(double, halves, BLOCK_THREADS);
     const int thread = (int)threadIdx.x;
 #pragma unroll
@@ -421,7 +420,7 @@ template <int kinds>
 DEVICE double fold_partials(const Columns &columns, unsigned blocks, const float *partials)
 {
     enum { GROUP = CHUNK * kinds };
-    SHARED_ARRAY(double, lanes, FOLD_LANES * GROUP);
+    SHARED_ARRAY(double, lanes, FOLD_LANES *GROUP);
     const int thread = (int)threadIdx.x;
     const int channel = (int)blockIdx.x * CHUNK + thread % CHUNK;
     const int kind = thread % GROUP / CHUNK;
@@ -430,8 +429,7 @@ DEVICE double fold_partials(const Columns &columns, unsigned blocks, const float
     double sum = 0.0;
     if (channel < columns.c) {
         for (int repeat = 0; repeat < repeats; repeat++) {
-            const float *at =
-                partials + kind * width + (int64_t)repeat * columns.c + channel;
+            const float *at = partials + kind * width + (int64_t)repeat * columns.c + channel;
 #pragma unroll 4
             for (unsigned block = (unsigned)thread / GROUP; block < blocks; block += FOLD_LANES) {
                 sum += (double)load_global(at + (int64_t)block * kinds * width);

@@ -99,7 +99,7 @@ cuda-library: $(if $(HAVE_CUDA),$(if $(wildcard host/backend/cuda.c),$(CUDA_LIBR
 GPU_LINK = $(CXX) $(SAN_FLAGS) $(LDFLAGS)
 PLAN_TESTS := $(patsubst tests/gpu/%.c,$(VARIANT)/cuda/tests/%,$(sort $(wildcard tests/gpu/test_*.c)))
 PLAN_CHECKS := $(patsubst tests/gpu/%.c,$(VARIANT)/cuda/tests/%,$(sort $(wildcard tests/gpu/check_*.c)))
-GPU_KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(VARIANT)/cuda/tests/%,$(filter-out tests/kernels/test_emu.c,$(sort $(wildcard tests/kernels/test_*.c))))
+GPU_KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(VARIANT)/cuda/tests/%,$(filter-out $(wildcard tests/kernels/test_emu*.c),$(sort $(wildcard tests/kernels/test_*.c))))
 ifneq ($(wildcard host/backend/cuda.c),)
   # Without sanitizers: the objects of nvcc are the same.
   ifeq ($(SAN_FLAGS),)

@@ -94,8 +94,7 @@ static bool term_fits(const DistillTerm *term, const DistillLaunch *in)
     const bool form = term->form == FORM_KL || term->form == FORM_DKD || term->form == FORM_NKD;
     const bool top = term->topk == 0 || (term->topk > 0 && term->form == FORM_KL);
     const bool label = in->labels || (term->form == FORM_KL && term->edit == EDIT_NONE);
-    const bool delta =
-        term->edit != EDIT_SMOOTH || (term->edit_delta >= 0 && term->edit_delta < 1);
+    const bool delta = term->edit != EDIT_SMOOTH || (term->edit_delta >= 0 && term->edit_delta < 1);
     return form && top && label && delta && value_fits(&term->weight, false, in) &&
            value_fits(&term->ts, true, in) && value_fits(&term->tt, true, in);
 }
@@ -245,6 +244,6 @@ extern "C" KernelStatus kernel_distill(KernelStream stream, const DistillSpec *s
     if (!in.sums) {
         return 0;
     }
-    return sum_rows(stream, params.partials, in.n,
-                    params.partials + (int64_t)in.n * SUM_FIELDS, in.sums);
+    return sum_rows(stream, params.partials, in.n, params.partials + (int64_t)in.n * SUM_FIELDS,
+                    in.sums);
 }

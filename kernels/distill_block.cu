@@ -6,7 +6,7 @@
 enum { MAX_THREADS = 512 };
 
 template <typename T, int V>
-__global__ void __launch_bounds__(MAX_THREADS)
+__global__ void __launch_bounds__(MAX_THREADS, 1)
     fast_block_kernel(const GRID_CONSTANT DistillParams p, int columns)
 {
     DYNAMIC_SHARED(unsigned char, memory);
@@ -43,7 +43,7 @@ KernelStatus distill_fast_block(KernelStream stream, const DistillParams &params
     }
 }
 
-__global__ void __launch_bounds__(MAX_THREADS)
+__global__ void __launch_bounds__(MAX_THREADS, 1)
     general_block_kernel(const GRID_CONSTANT DistillParams p)
 {
     DYNAMIC_SHARED(unsigned char, memory);

@@ -7,7 +7,7 @@
 enum { MAX_THREADS = 512 };
 
 template <typename T, int V>
-__global__ void __launch_bounds__(MAX_THREADS)
+__global__ void __launch_bounds__(MAX_THREADS, 1)
     fast_cluster_kernel(const GRID_CONSTANT DistillParams p, int columns, int blocks)
 {
     DYNAMIC_SHARED(unsigned char, memory);
@@ -28,8 +28,8 @@ static KernelStatus launch_fast(KernelStream stream, const DistillParams &params
         return status;
     }
     const unsigned grid = (unsigned)params.launch.n * (unsigned)blocks;
-    LAUNCH_CLUSTER(fast_cluster, grid, (unsigned)distill_block_threads(columns), (unsigned)blocks, bytes,
-                   stream, params, columns, blocks);
+    LAUNCH_CLUSTER(fast_cluster, grid, (unsigned)distill_block_threads(columns), (unsigned)blocks,
+                   bytes, stream, params, columns, blocks);
     return kernel_status();
 }
 
@@ -45,7 +45,7 @@ KernelStatus distill_fast_cluster(KernelStream stream, const DistillParams &para
     }
 }
 
-__global__ void __launch_bounds__(MAX_THREADS)
+__global__ void __launch_bounds__(MAX_THREADS, 1)
     general_cluster_kernel(const GRID_CONSTANT DistillParams p, int columns, int blocks)
 {
     DYNAMIC_SHARED(unsigned char, memory);

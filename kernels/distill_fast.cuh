@@ -47,7 +47,7 @@ typedef struct {
     float ts, tt;
     float s_scale, t_scale, e_scale; /* log2(e) / T */
     int s_power, t_power; /* 1, 2 or 4: T=1 as this power; 0: an exponential of its own */
-    int e_power; /* the same of the energy; -1: known already */
+    int e_power;          /* the same of the energy; -1: known already */
     bool smoothed;
 } FastRow;
 
@@ -82,7 +82,8 @@ DEVICE float raise(float e, int power)
 /* ---- Packs of columns ---- */
 
 /* Columns k to k + V of a row; beyond the end 0. */
-template <typename T, int V> DEVICE Pack<T, V> load_columns(const T *row, int k, int end, bool aligned)
+template <typename T, int V>
+DEVICE Pack<T, V> load_columns(const T *row, int k, int end, bool aligned)
 {
     if (aligned && k + V <= end) {
         return load_pack_stream<T, V>(row + k);
@@ -96,8 +97,7 @@ template <typename T, int V> DEVICE Pack<T, V> load_columns(const T *row, int k,
 }
 
 /* -inf in place of the target and of what is beyond the end. */
-template <int V>
-DEVICE void mask_columns(float (&z)[V], float (&t)[V], int k, const FastRow &r)
+template <int V> DEVICE void mask_columns(float (&z)[V], float (&t)[V], int k, const FastRow &r)
 {
     if ((k <= r.y && r.y < k + V) || k + V > r.classes) {
 #pragma unroll
@@ -388,11 +388,11 @@ DEVICE FastGradient fast_finish(const DistillParams &p, int row, const FastRow &
     const float loss = b * ce + a * value;
     const bool writer = lane() == 0;
     const float z_arg =
-        net_record(record, student_columns(),
-                   NetFacts{r.z0, r.zy, s[F_ZRANK], first[0], r.y, true}, p1, r.classes, writer);
+        net_record(record, student_columns(), NetFacts{r.z0, r.zy, s[F_ZRANK], first[0], r.y, true},
+                   p1, r.classes, writer);
     const float t_arg =
-        net_record(record, teacher_columns(),
-                   NetFacts{r.t0, r.ty, s[F_TRANK], first[1], r.y, true}, q1, r.classes, writer);
+        net_record(record, teacher_columns(), NetFacts{r.t0, r.ty, s[F_TRANK], first[1], r.y, true},
+                   q1, r.classes, writer);
     if (writer) {
         record->out[ROW_LOSS] = loss;
         record->out[ROW_CE] = ce;

@@ -7,10 +7,11 @@
 
 enum { DISTILL_WARP_CLASSES = 1024, DISTILL_MAX_CLASSES = 262144, DISTILL_MAX_CLUSTER = 8 };
 
-/* Threads of a block that holds a row of so many classes. */
-static inline int distill_block_threads(int classes)
+/* Threads of a block that works on so many columns. Two blocks of 256 with up to 128 registers share a multiprocessor, so
+ * that one loads while the other computes. */
+static inline int distill_block_threads(int columns)
 {
-    return classes <= 8192 ? 256 : 512;
+    return columns <= 32768 ? 256 : 512;
 }
 
 /* Shared memory of a block that holds `columns` of a row of the spec's kind. */

@@ -16,6 +16,7 @@
 #ifdef CUDISTILL_EMU
 #define GRID_CONSTANT
 #else
+#include <cuda_pipeline_primitives.h>
 #define GRID_CONSTANT __grid_constant__
 #endif
 
@@ -261,11 +262,33 @@ struct ClusterTeam {
     }
 };
 
+/* ---- Rows on their way to shared memory ---- */
+
+/* 16 bytes from global to shared memory, both aligned to that, without a register in between; they are there, for the
+ * thread that asked, after copies_wait. */
+DEVICE void copy_to_shared(void *shared, const void *global)
+{
+#ifdef CUDISTILL_EMU
+    *static_cast<Pack<uint32_t, 4> *>(shared) =
+        load_pack_stream<uint32_t, 4>(static_cast<const uint32_t *>(global));
+#else
+    __pipeline_memcpy_async(shared, global, 16);
+#endif
+}
+
+DEVICE void copies_wait(void)
+{
+#ifndef CUDISTILL_EMU
+    __pipeline_commit();
+    __pipeline_wait_prior(0);
+#endif
+}
+
 /* ---- Softmax of a row ---- */
 
 typedef struct {
-    float d;      /* (x_y - x0) / temperature */
-    float sn;     /* sum of the non-target exponentials */
+    float d;  /* (x_y - x0) / temperature */
+    float sn; /* sum of the non-target exponentials */
     float log_sn;
     float lse;    /* log-sum-exp over all classes, less x0 / temperature */
     float scale;  /* p_k = scale * e_k */

@@ -24,21 +24,30 @@ DEVICE void held_at(const HeldColumns<T> &held, int k, float (&z)[V], float (&t)
     unpack(*reinterpret_cast<const Pack<T, V> *>(held.t + (k - held.begin)), t);
 }
 
+/* V values are 16 bytes. */
 template <typename T, int V, class Team>
-DEVICE void shared_load(Team &team, const FastPointers<T> &at, const HeldColumns<T> &held, FastRow &r,
-                        float (&s)[F_COUNT])
+DEVICE void shared_load(Team &team, const FastPointers<T> &at, const HeldColumns<T> &held,
+                        FastRow &r, float (&s)[F_COUNT])
 {
     fast_target(r, to_float(load_cached(at.z + r.y)), to_float(load_cached(at.t + r.y)));
+    /* All of the row is on its way before any of it is waited for. */
+    for (int k = held.begin + team.thread() * V; k < held.end; k += team.threads() * V) {
+        T *const z = held.z + (k - held.begin);
+        T *const t = held.t + (k - held.begin);
+        if (at.read_packs && k + V <= held.end) {
+            copy_to_shared(z, at.z + k);
+            copy_to_shared(t, at.t + k);
+        } else {
+            *reinterpret_cast<Pack<T, V> *>(z) = load_columns<T, V>(at.z, k, held.end, false);
+            *reinterpret_cast<Pack<T, V> *>(t) = load_columns<T, V>(at.t, k, held.end, false);
+        }
+    }
+    copies_wait();
     float max[2] = {-INFINITY, -INFINITY};
     for (int k = held.begin + team.thread() * V; k < held.end; k += team.threads() * V) {
-        const Pack<T, V> z_pack = load_columns<T, V>(at.z, k, held.end, at.read_packs);
-        const Pack<T, V> t_pack = load_columns<T, V>(at.t, k, held.end, at.read_packs);
-        *reinterpret_cast<Pack<T, V> *>(held.z + (k - held.begin)) = z_pack;
-        *reinterpret_cast<Pack<T, V> *>(held.t + (k - held.begin)) = t_pack;
         float z[V];
         float t[V];
-        unpack(z_pack, z);
-        unpack(t_pack, t);
+        held_at(held, k, z, t);
         add_dots(z, t, s);
         mask_columns(z, t, k, r);
         max[0] = pack_max(z, max[0]);
@@ -89,8 +98,8 @@ DEVICE void shared_sums(Team &team, const HeldColumns<T> &held, const FastRow &r
 
 /* z, t: masked logits; the gradient of the columns is stored. */
 template <typename T, int V>
-DEVICE void gradient_columns(float (&z)[V], float (&t)[V], const FastPointers<T> &at, int k, int end,
-                             const FastRow &r, const FastGradient &g, bool add)
+DEVICE void gradient_columns(float (&z)[V], float (&t)[V], const FastPointers<T> &at, int k,
+                             int end, const FastRow &r, const FastGradient &g, bool add)
 {
     mask_columns(z, t, k, r);
     subtract_max(z, r.z0);

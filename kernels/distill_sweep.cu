@@ -8,6 +8,33 @@
 
 enum { MAX_THREADS = 512 };
 
+/* Hands out a thread's packs of a row in turn; the next is on its way while one is worked on. */
+template <typename T, int V> struct RowReader {
+    Pack<T, V> z, t;
+    int k, step, classes;
+    __device__ __forceinline__ RowReader(const FastPointers<T> &at, int columns, int first,
+                                         int stride)
+        : k(first), step(stride), classes(columns)
+    {
+        fetch(at);
+    }
+    __device__ __forceinline__ void fetch(const FastPointers<T> &at)
+    {
+        if (k < classes) {
+            z = load_columns<T, V>(at.z, k, classes, at.read_packs);
+            t = load_columns<T, V>(at.t, k, classes, at.read_packs);
+        }
+    }
+    __device__ __forceinline__ void next(const FastPointers<T> &at, float (&z_out)[V],
+                                         float (&t_out)[V])
+    {
+        unpack(z, z_out);
+        unpack(t, t_out);
+        k += step;
+        fetch(at);
+    }
+};
+
 /* Moves the sums of u = (z - z0)/Ts, v = (t - t0)/Tt from the references z0, t0 to larger ones. `count` columns. */
 DEVICE void move_sums(float (&s)[F_COUNT], FastRow &r, float count, float z0, float t0)
 {
@@ -20,8 +47,7 @@ DEVICE void move_sums(float (&s)[F_COUNT], FastRow &r, float count, float z0, fl
     const float fs = exp2_fast(-du);
     const float ft = exp2_fast(-dv);
     s[F_ES_U] = fs * (s[F_ES_U] - du * s[F_ES]);
-    s[F_ET_VW] =
-        ft * (s[F_ET_VW] + dw * s[F_ET_V] - dv * s[F_ET_W] - dv * dw * s[F_ET]);
+    s[F_ET_VW] = ft * (s[F_ET_VW] + dw * s[F_ET_V] - dv * s[F_ET_W] - dv * dw * s[F_ET]);
     s[F_ET_W] = ft * (s[F_ET_W] + dw * s[F_ET]);
     s[F_ET_V] = ft * (s[F_ET_V] - dv * s[F_ET]);
     s[F_ES] *= fs;
@@ -67,11 +93,11 @@ DEVICE void sweep_sums(BlockTeam &team, const FastPointers<T> &at, FastRow &r, f
                        float (&first)[2])
 {
     float count = 0;
+    RowReader<T, V> reader(at, r.classes, team.thread() * V, team.threads() * V);
     for (int k = team.thread() * V; k < r.classes; k += team.threads() * V) {
         float z[V];
         float t[V];
-        unpack(load_columns<T, V>(at.z, k, r.classes, at.read_packs), z);
-        unpack(load_columns<T, V>(at.t, k, r.classes, at.read_packs), t);
+        reader.next(at, z, t);
         add_dots(z, t, s);
         mask_columns(z, t, k, r);
         const float z0 = pack_max(z, r.z0);
@@ -123,11 +149,11 @@ DEVICE void sweep_row(const DistillParams &p, BlockTeam &team, FastShared *share
         float first[2] = {(float)r.classes, (float)r.classes};
         sweep_sums<T, V>(team, at, r, s, first);
         const FastGradient g = finish_for_team(p, team, shared, row, r, s, first, energy);
+        RowReader<T, V> reader(at, r.classes, team.thread() * V, team.threads() * V);
         for (int k = team.thread() * V; k < r.classes; k += team.threads() * V) {
             float z[V];
             float t[V];
-            unpack(load_columns<T, V>(at.z, k, r.classes, at.read_packs), z);
-            unpack(load_columns<T, V>(at.t, k, r.classes, at.read_packs), t);
+            reader.next(at, z, t);
             gradient_columns<T, V>(z, t, at, k, r.classes, r, g, p.spec.dz_add);
         }
     }
@@ -138,7 +164,8 @@ DEVICE void sweep_row(const DistillParams &p, BlockTeam &team, FastShared *share
 }
 
 template <typename T, int V>
-__global__ void __launch_bounds__(MAX_THREADS) fast_sweep_kernel(const GRID_CONSTANT DistillParams p)
+__global__ void __launch_bounds__(MAX_THREADS, 1)
+    fast_sweep_kernel(const GRID_CONSTANT DistillParams p)
 {
     SHARED_ARRAY(FastShared, shared, 1);
     SHARED_ARRAY(float, scratch, BlockTeam::SCRATCH);
@@ -167,7 +194,7 @@ KernelStatus distill_fast_sweep(KernelStream stream, const DistillParams &params
     }
 }
 
-__global__ void __launch_bounds__(MAX_THREADS)
+__global__ void __launch_bounds__(MAX_THREADS, 1)
     general_sweep_kernel(const GRID_CONSTANT DistillParams p)
 {
     DYNAMIC_SHARED(unsigned char, marks);

@@ -4,7 +4,10 @@
 #include "kernels/distill_forms.cuh"
 #include "kernels/distill_general.cuh"
 
-enum { ROWS_PER_BLOCK = 4, SPREAD_BELOW = 1024 /* rows: one per block, over all multiprocessors */ };
+enum {
+    ROWS_PER_BLOCK = 4,
+    SPREAD_BELOW = 1024 /* rows: one per block, over all multiprocessors */
+};
 
 static int rows_per_block(int n)
 {
@@ -24,7 +27,8 @@ DEVICE int pack_column(int pack, int width)
 
 /* Loads the row, takes the target out of it, finds the largest of the others. */
 template <typename T, int V, int N>
-DEVICE void warp_load(WarpRow<T, V, N> &w, const FastPointers<T> &at, FastRow &r, float (&s)[F_COUNT])
+DEVICE void warp_load(WarpRow<T, V, N> &w, const FastPointers<T> &at, FastRow &r,
+                      float (&s)[F_COUNT])
 {
     Pack<T, V> z[N];
     Pack<T, V> t[N];
@@ -173,7 +177,8 @@ static KernelStatus launch_fast(KernelStream stream, const DistillParams &params
     return kernel_status();
 }
 
-template <typename T> static KernelStatus launch_fast16(KernelStream stream, const DistillParams &params)
+template <typename T>
+static KernelStatus launch_fast16(KernelStream stream, const DistillParams &params)
 {
     const int classes = params.launch.classes;
     return classes <= 128   ? launch_fast<T, 4, 1>(stream, params)
@@ -198,7 +203,7 @@ KernelStatus distill_fast_warp(KernelStream stream, const DistillParams &params)
 
 /* ---- Any spec ---- */
 
-__global__ void __launch_bounds__(ROWS_PER_BLOCK *WARP_SIZE)
+__global__ void __launch_bounds__(ROWS_PER_BLOCK *WARP_SIZE, 1)
     general_warp_kernel(const GRID_CONSTANT DistillParams p, int row_bytes)
 {
     DYNAMIC_SHARED(unsigned char, memory);
@@ -216,8 +221,8 @@ KernelStatus distill_general_warp(KernelStream stream, const DistillParams &para
 {
     const int rows = rows_per_block(params.launch.n);
     const unsigned grid = (unsigned)((params.launch.n + rows - 1) / rows);
-    const size_t bytes = distill_row_bytes(params.launch.classes, params.launch.z_type,
-                                           params.launch.t_type);
+    const size_t bytes =
+        distill_row_bytes(params.launch.classes, params.launch.z_type, params.launch.t_type);
     LAUNCH(general_warp_kernel, grid, (unsigned)(rows * WARP_SIZE), rows * bytes, stream, params,
            (int)bytes);
     return kernel_status();

@@ -115,8 +115,7 @@ extern "C" KernelStatus kernel_add(KernelStream stream, KernelType type, int64_t
 
 /* ---- Casts; y += where `add` (of fp32 gradients) ---- */
 template <typename From, typename To, int packed, int add>
-__global__ void __launch_bounds__(BLOCK_THREADS, 3)
-    cast_kernel(int64_t count, const From *x, To *y)
+__global__ void __launch_bounds__(BLOCK_THREADS, 3) cast_kernel(int64_t count, const From *x, To *y)
 {
     constexpr int unroll = sizeof(From) + sizeof(To) == 4 ? FLAT_UNROLL : FLAT_UNROLL / 2;
     walk_flat<packed, unroll>(
@@ -254,8 +253,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 4)
         const int64_t begin = (int64_t)blockIdx.x * block_rows;
         walk_rows<packed, unroll_of<T>(SUM_UNROLL)>(
             columns, spot, begin + spot.row, columns.per_block, begin + block_rows,
-            columns.elements,
-            [&](auto count, auto in_packs, int64_t row, int64_t step, int width) {
+            columns.elements, [&](auto count, auto in_packs, int64_t row, int64_t step, int width) {
                 const T *at = dy + row * columns.stride + spot.column * CHUNK;
                 Chunk<T> chunk[count.VALUE];
 #pragma unroll

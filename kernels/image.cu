@@ -9,6 +9,7 @@
 
 enum {
     IMAGE_ROWS = BLOCK_THREADS / WARP_SIZE, /* rows of a block */
+    ROWS_OF_A_WARP = 4,
     IMAGE_UNROLL = 4,
     MAX_IMAGES = 65535, /* of a grid's second dimension */
     MAX_C = 4096,
@@ -58,9 +59,8 @@ DEVICE ImageLine line_of(const ImagePass &a, const uint8_t *images, const ImageV
 {
     const int source_y = y + view.dy - a.pad;
     ImageLine line;
-    line.row = source_y >= 0 && source_y < a.h
-                   ? images + ((int64_t)n * a.h + source_y) * a.w * 3
-                   : nullptr;
+    line.row = source_y >= 0 && source_y < a.h ? images + ((int64_t)n * a.h + source_y) * a.w * 3
+                                               : nullptr;
     line.start = view.dx - a.pad + (view.flip ? a.ow - 1 : 0);
     line.step = view.flip ? -1 : 1;
     return line;
@@ -108,37 +108,43 @@ template <typename T, int c>
 __global__ void __launch_bounds__(BLOCK_THREADS, 4)
     image_kernel(ImagePass a, const uint8_t *images, const ImageView *views, T *out)
 {
-    const int y = (int)blockIdx.x * IMAGE_ROWS + warp();
-    if (y >= a.oh) {
-        return;
-    }
     for (int n = (int)blockIdx.y; n < a.n; n += (int)gridDim.y) {
         const ImageView view = load_view(a, views, n);
-        const ImageLine own = line_of(a, images, view, n, y);
-        ImageLine other = own;
         const bool mixed = view.partner >= 0 && view.partner < a.n;
-        if (mixed) {
-            other = line_of(a, images, load_view(a, views, view.partner), view.partner, y);
-        }
-        const bool boxed = mixed && y >= view.top && y < view.bottom;
+        const ImageView other_view = mixed ? load_view(a, views, view.partner) : view;
         const bool blended = mixed && view.lambda != 1.0f;
-        T *row = out + ((int64_t)n * a.oh + y) * a.ow * a.c;
+        for (int y = (int)blockIdx.x * IMAGE_ROWS + warp(); y < a.oh;
+             y += (int)gridDim.x * IMAGE_ROWS) {
+            const ImageLine own = line_of(a, images, view, n, y);
+            const ImageLine other = mixed ? line_of(a, images, other_view, view.partner, y) : own;
+            const bool boxed = mixed && y >= view.top && y < view.bottom;
+            T *row = out + ((int64_t)n * a.oh + y) * a.ow * a.c;
 #pragma unroll IMAGE_UNROLL
-        for (int x = lane(); x < a.ow; x += WARP_SIZE) {
-            const bool in_box = boxed && x >= view.left && x < view.right;
-            float v[3];
-            fetch_pixel(a, in_box ? other : own, x, v);
-            if (blended && !in_box) {
-                float w[3];
-                fetch_pixel(a, other, x, w);
+            for (int x = lane(); x < a.ow; x += WARP_SIZE) {
+                const bool in_box = boxed && x >= view.left && x < view.right;
+                float v[3];
+                fetch_pixel(a, in_box ? other : own, x, v);
+                if (blended && !in_box) {
+                    float w[3];
+                    fetch_pixel(a, other, x, w);
 #pragma unroll
-                for (int k = 0; k < 3; k++) {
-                    v[k] = fmaf(view.lambda, v[k], (1.0f - view.lambda) * w[k]);
+                    for (int k = 0; k < 3; k++) {
+                        v[k] = fmaf(view.lambda, v[k], (1.0f - view.lambda) * w[k]);
+                    }
                 }
+                store_pixel<T, c>(a, row + (int64_t)x * a.c, v);
             }
-            store_pixel<T, c>(a, row + (int64_t)x * a.c, v);
         }
     }
+}
+
+/* Blocks along an image's rows: few, so that a view is loaded for several rows, where the batch alone fills the device. */
+static unsigned row_blocks(const ImagePass &pass)
+{
+    const int rows = IMAGE_ROWS * ROWS_OF_A_WARP;
+    const int64_t blocks = (int64_t)pass.n * ((pass.oh + rows - 1) / rows);
+    const int each = blocks >= 8 * (int64_t)multiprocessors() ? rows : (int)IMAGE_ROWS;
+    return (unsigned)((pass.oh + each - 1) / each);
 }
 
 template <typename T>
@@ -155,8 +161,7 @@ static KernelStatus launch_image(KernelStream stream, const ImagePass &pass, con
     } else if (pass.c == 8 && aligned) {
         image = image_kernel<T, 8>;
     }
-    const dim3 grid((unsigned)((pass.oh + IMAGE_ROWS - 1) / IMAGE_ROWS),
-                    (unsigned)(pass.n < MAX_IMAGES ? pass.n : MAX_IMAGES), 1);
+    const dim3 grid(row_blocks(pass), (unsigned)(pass.n < MAX_IMAGES ? pass.n : MAX_IMAGES), 1);
     LAUNCH(image, grid, dim3(BLOCK_THREADS), 0, stream, pass, images, views, y);
     return kernel_status();
 }
@@ -192,8 +197,8 @@ typedef struct {
 
 DEVICE uint64_t seed_of(const int32_t *cursor)
 {
-    return (uint64_t)(uint32_t)load_cached(cursor + 2) |
-           (uint64_t)(uint32_t)load_cached(cursor + 3) << 32;
+    return (uint64_t)(uint32_t)load_cached(cursor + 2) | (uint64_t)(uint32_t)load_cached(cursor + 3)
+                                                             << 32;
 }
 
 /* augment_view of data/augment.h for row i of the batch. */
@@ -300,8 +305,7 @@ extern "C" KernelStatus kernel_views(KernelStream stream, const ViewsLaunch *lau
 /* ---- Order of an epoch ---- */
 DEVICE Philox4 shuffle_block(const int32_t *cursor, uint32_t block)
 {
-    const Rng rng =
-        rng_make(seed_of(cursor), (uint32_t)load_cached(cursor), 0, PURPOSE_SHUFFLE);
+    const Rng rng = rng_make(seed_of(cursor), (uint32_t)load_cached(cursor), 0, PURPOSE_SHUFFLE);
     Philox4 counter = rng.counter;
     counter.v[0] = block;
     return philox4x32_10(counter, rng.key[0], rng.key[1]);

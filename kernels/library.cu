@@ -71,7 +71,8 @@ extern "C" const char *cudistill_status_text(int status)
         return "a pointer is NULL that the options need (z, t, labels, row_values, thresholds, "
                "workspace or every output)";
     case CUDISTILL_BAD_OPTION:
-        return "an option is out of range (temperatures > 0, columns < row_columns, 0 <= edit_delta "
+        return "an option is out of range (temperatures > 0, columns < row_columns, 0 <= "
+               "edit_delta "
                "< 1, 0 <= label_smoothing <= 1)";
     case CUDISTILL_BAD_MIXTURE:
         return "options exclude each other (topk is for CUDISTILL_KL; wsl and weight_column; bands "
@@ -145,10 +146,11 @@ static bool column_fits(const CudistillLoss *loss, int column)
 
 static bool options_fit(const CudistillLoss *loss)
 {
-    const bool temperatures = loss->temperature > 0 && loss->teacher_temperature >= 0 &&
-                              loss->energy_temperature > 0;
-    const bool bands = !loss->use_bands ||
-                       (loss->bands[0] > 0 && loss->bands[1] > 0 && loss->bands[2] > 0);
+    const bool no_constant = loss->use_bands || loss->temperature_column >= 0;
+    const bool temperatures = (loss->temperature > 0 || no_constant) &&
+                              loss->teacher_temperature >= 0 && loss->energy_temperature > 0;
+    const bool bands =
+        !loss->use_bands || (loss->bands[0] > 0 && loss->bands[1] > 0 && loss->bands[2] > 0);
     return temperatures && bands && loss->form >= CUDISTILL_KL && loss->form <= CUDISTILL_NONE &&
            loss->edit >= CUDISTILL_EDIT_NONE && loss->edit <= CUDISTILL_EDIT_SMOOTH &&
            loss->edit_delta >= 0 && loss->edit_delta < 1 && loss->topk >= 0 &&
@@ -178,8 +180,7 @@ static bool pointers_fit(const CudistillLoss *loss)
 
 static bool mixture_fits(const CudistillLoss *loss)
 {
-    const bool columns =
-        loss->temperature_column >= 0 || loss->teacher_temperature_column >= 0;
+    const bool columns = loss->temperature_column >= 0 || loss->teacher_temperature_column >= 0;
     return (loss->topk == 0 || loss->form == CUDISTILL_KL) &&
            !(loss->wsl && loss->weight_column >= 0) && !(loss->use_bands && columns);
 }
@@ -256,9 +257,8 @@ static DistillSpec spec_of(const CudistillLoss *loss)
         spec.n_terms = 1;
         spec.terms[0] = term_of(loss);
     }
-    spec.ce_weight = loss->ce_weight_column >= 0
-                         ? row_value(SOURCE_ROW, 0, loss->ce_weight_column)
-                         : row_value(SOURCE_CONST, loss->ce_weight, 0);
+    spec.ce_weight = loss->ce_weight_column >= 0 ? row_value(SOURCE_ROW, 0, loss->ce_weight_column)
+                                                 : row_value(SOURCE_CONST, loss->ce_weight, 0);
     spec.smoothing = loss->label_smoothing;
     spec.energy_temperature = loss->energy_temperature;
     spec.statistics_only = !loss->dz;

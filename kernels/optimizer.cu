@@ -34,8 +34,7 @@ static int64_t stretches(int64_t count)
 }
 
 /* The block's elements chunk by chunk: body(Number<count>, Number<packed>, at, hop, width), as walk_flat. */
-template <bool packed, int unroll, typename Body>
-DEVICE void walk_stretch(int64_t count, Body body)
+template <bool packed, int unroll, typename Body> DEVICE void walk_stretch(int64_t count, Body body)
 {
     enum { HOP = BLOCK_THREADS * CHUNK };
     const int64_t begin = (int64_t)blockIdx.x * STRETCH;
@@ -200,8 +199,8 @@ DEVICE void enter_segment(const SgdLaunch &a, int segment, DecayCursor &cursor)
 {
     cursor.segment = segment;
     cursor.decay = a.n_segments > 0 ? load_cached(&a.segments[segment].decay) : 0.0f;
-    cursor.next = segment + 1 < a.n_segments ? load_cached(&a.segments[segment + 1].first)
-                                             : INT64_MAX;
+    cursor.next =
+        segment + 1 < a.n_segments ? load_cached(&a.segments[segment + 1].first) : INT64_MAX;
 }
 
 DEVICE void update(const SgdStep &s, float decay, const float (&g_in)[CHUNK], float (&w)[CHUNK],

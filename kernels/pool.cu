@@ -14,7 +14,7 @@ enum { POOL_UNROLL = 4, MAX_GRID_IMAGES = 65535, MAX_PLACES = 256 /* an index is
 typedef struct {
     Columns columns;
     PoolShape pool;
-    int pixels;          /* of the outputs' image */
+    int pixels;           /* of the outputs' image */
     int64_t large, small; /* elements of an image of x and of y */
 } PoolPass;
 
@@ -102,7 +102,7 @@ DEVICE PoolSpot pool_spot(const PoolPass &pass)
 template <int packed, typename T>
 DEVICE void add_pixels(const T *x, int count, int64_t apart, int width, float (&sum)[CHUNK])
 {
-#pragma unroll unroll_of<T>(POOL_UNROLL)
+#pragma unroll unroll_of < T>(POOL_UNROLL)
     for (int i = 0; i < count; i++) {
         float v[CHUNK];
         chunk_unpack(chunk_load<packed>(x + i * apart, width), v);
@@ -324,7 +324,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 3)
         }
         for (int h = rows.begin; h < rows.end; h++) {
             const T *row = x + n * pass.large + (int64_t)h * p.w * p.c + at.channel;
-#pragma unroll unroll_of<T>(POOL_UNROLL)
+#pragma unroll unroll_of < T>(POOL_UNROLL)
             for (int w = pixels.begin; w < pixels.end; w++) {
                 float v[CHUNK];
                 chunk_unpack(chunk_load<packed>(row + (int64_t)w * p.c, at.spot.width), v);
@@ -386,10 +386,8 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 3)
         float sum[CHUNK] = {};
         for (int oh = rows.begin; oh < rows.end; oh++) {
             for (int ow = pixels.begin; ow < pixels.end; ow++) {
-                const int64_t out =
-                    n * pass.small + ((int64_t)oh * p.ow + ow) * p.c + at.channel;
-                const int here =
-                    (h + p.pad - oh * p.stride) * p.kernel + w + p.pad - ow * p.stride;
+                const int64_t out = n * pass.small + ((int64_t)oh * p.ow + ow) * p.c + at.channel;
+                const int here = (h + p.pad - oh * p.stride) * p.kernel + w + p.pad - ow * p.stride;
                 float g[CHUNK];
                 chunk_unpack(chunk_load<packed>(dy + out, at.spot.width), g);
                 Pack<uint8_t, CHUNK> place;
@@ -399,8 +397,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 3)
 #pragma unroll
                 for (int k = 0; k < CHUNK; k++) {
                     if constexpr (!packed) {
-                        place.v[k] =
-                            k < at.spot.width ? load_global(index + out + k) : (uint8_t)0;
+                        place.v[k] = k < at.spot.width ? load_global(index + out + k) : (uint8_t)0;
                     }
                     sum[k] += (int)place.v[k] == here ? g[k] : 0.0f;
                 }

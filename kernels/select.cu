@@ -142,8 +142,8 @@ extern "C" KernelStatus kernel_select(KernelStream stream, const float *values, 
     const int64_t tiles = (n + SELECT_THREADS - 1) / SELECT_THREADS;
     const int blocks = tiles < SELECT_BLOCKS ? (int)tiles : SELECT_BLOCKS;
     for (int round = 0; round < ROUNDS && n_ranks > 0; round++) {
-        LAUNCH(select_count_kernel, (unsigned)blocks, (unsigned)SELECT_THREADS, 0, stream, values, n,
-               stride, n_ranks, round, work);
+        LAUNCH(select_count_kernel, (unsigned)blocks, (unsigned)SELECT_THREADS, 0, stream, values,
+               n, stride, n_ranks, round, work);
         LAUNCH(select_step_kernel, 1u, (unsigned)BYTE_VALUES, 0, stream, wanted, round, blocks,
                work, out);
     }

@@ -16,6 +16,13 @@ typedef enum {
 
 enum { CASE_SLOT_PARAM = 100, CASE_SLOT_GRAD = 200, CASE_SLOT_MOMENT = 300 };
 
+/* Slot of the graph's input "in<slot>", -1 for other tensors. */
+static inline int case_slot(const Tensor *t)
+{
+    const bool given = t->kind == TENSOR_INPUT || t->kind == TENSOR_SHARED;
+    return given && strncmp(t->name, "in", 2) == 0 ? (int)strtol(t->name + 2, NULL, 10) : -1;
+}
+
 static inline double case_draw(Rng *rng, DataMode mode)
 {
     return mode == DATA_INTEGER ? (double)rng_below(rng, 5) - 2 : rng_normal(rng);
@@ -188,7 +195,7 @@ static inline double *case_input_values(const OpCase *c, int slot, const Tensor 
                                         uint64_t seed)
 {
     const size_t elems = tensor_elems(t);
-    double *v = malloc((elems + 1) * sizeof *v);
+    double *v = calloc(elems + 1, sizeof *v);
     Rng rng = rng_make(seed, (uint32_t)slot, 0, RNG_TEST);
     const bool mask = (slot == 1 && c->op == OP_RELU_BWD) ||
                       (slot == 5 && (c->op == OP_BN_REDUCE || c->op == OP_BN_DX));
@@ -234,7 +241,7 @@ static inline double *case_param_values(const CaseNet *net, int param, int slot,
                                         DType act, uint64_t seed)
 {
     const Param *p = &net->params.items[param];
-    double *v = malloc((p->count + 1) * sizeof *v);
+    double *v = calloc(p->count + 1, sizeof *v);
     Rng rng = rng_make(seed, (uint32_t)(slot + param), 0, RNG_TEST);
     for (size_t i = 0; i < p->count; i++) {
         v[i] = case_draw(&rng, mode);

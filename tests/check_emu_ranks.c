@@ -79,11 +79,28 @@ static void init_weights(Trainer *t)
     }
 }
 
-static void trainer_open(Trainer *t, Backend *backend)
+/* As net_basic of graph_nets.h, in any type of activations. */
+static Graph small_net(Params *params, DType act)
+{
+    enum { BATCH = 4, SIDE = 8 };
+    Graph g;
+    graph_init(&g, params, BATCH, act);
+    Net net = {.params = params, .g = &g, .bn = BN_TRAIN, .trainable = true};
+    const int images = graph_input(&g, "images", DT_U8, BATCH, SIDE, SIDE, 3, true);
+    int x = graph_image(&g, "image", images, 3, (const float[]){0.5F, 0.5F, 0.5F},
+                        (const float[]){0.3F, 0.3F, 0.3F});
+    x = graph_relu(&g, "stem.relu", net_conv_bn(&net, "stem", 1, x, 8, 3, 1));
+    x = net_block(&net, "a", x, 8, 8, 1);
+    x = net_block(&net, "b", x, 16, 16, 2);
+    net_head(&net, x, CLASSES, true);
+    return g;
+}
+
+static void trainer_open(Trainer *t, Backend *backend, DType act)
 {
     memset(t, 0, sizeof *t);
     t->backend = backend;
-    t->graph = net_basic(&t->params, BN_TRAIN, true, true);
+    t->graph = small_net(&t->params, act);
     t->elems = t->params.arena_elems[ARENA_WEIGHT];
     must(rig_open(&t->rig, backend, &t->graph, &(ExecOptions){.check_plan = true}));
     graph_init(&t->update_graph, &t->params, 1, DT_F32);
@@ -261,6 +278,7 @@ static void run_steps(Trainer *t, Comm *comm, bool captured, bool dies)
             t->backend->replay(t->backend, QUEUE_COMPUTE, recording);
         }
         exec_sync(t->rig.exec);
+        must(comm->check(comm)); /* what a collective left behind that ended with its peer */
     }
 }
 
@@ -326,7 +344,8 @@ static int run_rank(Trainer *t, Comm *comm, const char *mode, const char *out)
     return EXIT_OK;
 }
 
-/* Arguments: mode (serial, eager, captured, early, unwaited, dies, dies_captured, collectives, alone), rank, world, id, file. */
+/* Arguments: mode (serial, eager, captured, early, unwaited, dies, dies_captured, collectives, alone; the first three also
+ * with _bf16), rank, world, id, file. */
 static int rank_main(char **argv)
 {
     const char *mode = argv[1];
@@ -339,7 +358,7 @@ static int rank_main(char **argv)
     real_wait = backend->wait;
     backend->wait = strcmp(mode, "unwaited") == 0 ? no_wait_of_comm : real_wait;
     Comm *comm = NULL;
-    const bool serial = strcmp(mode, "serial") == 0;
+    const bool serial = strstr(mode, "serial") != NULL;
     if (!serial) {
         must(comm_open("nccl", &options, &comm));
     }
@@ -348,7 +367,7 @@ static int rank_main(char **argv)
         code = run_collectives(backend, comm);
     } else {
         Trainer t;
-        trainer_open(&t, backend);
+        trainer_open(&t, backend, strstr(mode, "bf16") ? DT_BF16 : DT_F32);
         if (serial) {
             run_serial(&t, options.world);
             save_weights(&t, argv[5]);
@@ -503,15 +522,14 @@ static void close_place(const Place *place)
     assert_int_equal(system(command), 0);
 }
 
-static void check_equal(int world)
+static void check_equal(int world, const char *serial, const char *const modes[2])
 {
-    static const char *const modes[] = {"eager", "captured"};
     Place place;
     int status[MAX_WORLD] = {0};
     if (!open_place(&place)) {
         skip();
     }
-    run_all(&place, "serial", 1, world, status);
+    run_all(&place, serial, 1, world, status);
     expect_ended(status, 1);
     for (int m = 0; m < 2; m++) {
         for (int seed = 1; seed <= 3; seed++) {
@@ -519,7 +537,7 @@ static void check_equal(int world)
             const double seconds = run_all(&place, modes[m], world, world, status);
             expect_ended(status, world);
             for (int r = 0; r < world; r++) {
-                assert_true(same_result(&place, modes[m], r, "serial"));
+                assert_true(same_result(&place, modes[m], r, serial));
             }
             printf("%d ranks, %s, delays %d: equal to one process bit for bit (%.1f s)\n", world,
                    modes[m], seed, seconds);
@@ -528,16 +546,25 @@ static void check_equal(int world)
     close_place(&place);
 }
 
+static const char *const fp32_modes[] = {"eager", "captured"};
+static const char *const bf16_modes[] = {"eager_bf16", "captured_bf16"};
+
 static void test_two_ranks(void **state)
 {
     (void)state;
-    check_equal(2);
+    check_equal(2, "serial", fp32_modes);
 }
 
 static void test_three_ranks(void **state)
 {
     (void)state;
-    check_equal(3);
+    check_equal(3, "serial", fp32_modes);
+}
+
+static void test_two_ranks_bf16(void **state)
+{
+    (void)state;
+    check_equal(2, "serial_bf16", bf16_modes);
 }
 
 static void test_faults_are_caught(void **state)
@@ -615,9 +642,9 @@ int main(int argc, char **argv)
         return rank_main(argv);
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_collectives),          cmocka_unit_test(test_two_ranks),
-        cmocka_unit_test(test_three_ranks),          cmocka_unit_test(test_faults_are_caught),
-        cmocka_unit_test(test_dead_rank_is_noticed),
+        cmocka_unit_test(test_collectives),       cmocka_unit_test(test_two_ranks),
+        cmocka_unit_test(test_three_ranks),       cmocka_unit_test(test_two_ranks_bf16),
+        cmocka_unit_test(test_faults_are_caught), cmocka_unit_test(test_dead_rank_is_noticed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

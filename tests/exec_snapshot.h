@@ -45,14 +45,12 @@ static inline void snapshot_write_inputs(Rig *rig, const Graph *g, uint64_t seed
 {
     for (int t = 0; t < g->n_tensors; t++) {
         const Tensor *tensor = &g->tensors[t];
-        if (tensor->kind == TENSOR_SHARED && exec_tensor(rig->exec, tensor->name, NULL)) {
-            rig_write(rig, tensor->name, (double[]){4, 0});
-        }
-        if (tensor->kind != TENSOR_INPUT || strcmp(tensor->name, "rows_valid") == 0 ||
+        const bool given = tensor->kind == TENSOR_INPUT || tensor->kind == TENSOR_SHARED;
+        if (!given || strcmp(tensor->name, "rows_valid") == 0 ||
             strcmp(tensor->name, "scale") == 0) {
             continue;
         }
-        double *values = xmalloc((tensor_elems(tensor) + 1) * sizeof *values);
+        double *values = xcalloc(tensor_elems(tensor) + 1, sizeof *values);
         Rng rng = rng_make(seed, 31, 0, RNG_TEST);
         for (size_t i = 0; i < tensor_elems(tensor); i++) {
             values[i] = tensor->dtype == DT_I32 ? (double)rng_below(&rng, RANDOM_GRAPH_CLASSES)
@@ -65,6 +63,10 @@ static inline void snapshot_write_inputs(Rig *rig, const Graph *g, uint64_t seed
             values[HYPER_WEIGHT_DECAY] = 1e-3;
             values[HYPER_GRAD_SCALE] = 1;
             values[HYPER_CLIP_NORM] = 1;
+        }
+        if (tensor->kind == TENSOR_SHARED) { /* the loss scale */
+            values[0] = 4;
+            values[1] = 0;
         }
         rig_write(rig, tensor->name, values);
         free(values);
@@ -80,7 +82,7 @@ static inline void snapshot_write_params(Rig *rig, const Params *params, uint64_
     params_init(params, "", seed, arena);
     for (int p = 0; p < params->count; p++) {
         const Param *param = &params->items[p];
-        double *values = xmalloc((param->count + 1) * sizeof *values);
+        double *values = xcalloc(param->count + 1, sizeof *values);
         for (size_t i = 0; i < param->count; i++) {
             values[i] = arena[param->arena][param->offset + i];
         }

@@ -284,8 +284,8 @@ static void test_lab_computes(void **state)
         const BenchPoint relu = {
             .op = find_op("relu"), .value = {ROWS, 1, CLASSES}, .dtype = DT_F32};
         assert_null(lab_open(backend, &relu, &lab));
-        double x[ELEMS];
-        double y[ELEMS];
+        double x[ELEMS] = {0};
+        double y[ELEMS] = {0};
         lab_submit(lab);
         assert_true(lab_read(lab, "x", x, ELEMS) && lab_read(lab, "y", y, ELEMS));
         int negative = 0;
@@ -317,24 +317,79 @@ static void test_lab_computes(void **state)
     }
 }
 
-static void test_measurement(void **state)
+static void check_measurement(Backend *backend)
 {
-    (void)state;
-    Backend *backend = open_backend("cpu");
     Measure *m = NULL;
     assert_null(measure_open(backend, 1 << 20, &m));
     assert_true(measure_copy_speed(m) > 0 && isfinite(measure_copy_speed(m)));
-    assert_string_equal(measure_clock(m), "host");
     const BenchPoint point = {.op = find_op("add"), .value = {2, 8, 16}, .dtype = DT_F32};
     BenchLab *lab = NULL;
     assert_null(lab_open(backend, &point, &lab));
-    for (int cold = 0; cold < 2; cold++) {
-        const Timing t = measure_run(m, lab, &(MeasureOptions){.cold = cold, .min_time_s = 1e-3});
+    for (int i = 0; i < (backend->capture_begin ? 4 : 2); i++) {
+        const bool cold = i % 2 == 1;
+        const MeasureOptions options = {.cold = cold, .graph = i >= 2, .min_time_s = 1e-3};
+        const Timing t = measure_run(m, lab, &options);
         assert_true(t.p10 > 0 && t.p10 <= t.median && t.median <= t.p90 && t.median < 1);
         assert_true(t.samples >= 5 && (cold ? t.per_sample == 1 : t.per_sample >= 1));
     }
     lab_close(lab);
     measure_close(m);
+}
+
+static void test_measurement(void **state)
+{
+    (void)state;
+    Backend *backend = open_backend("cpu");
+    check_measurement(backend);
+    backend_close(backend);
+}
+
+/* On a GPU or the emulated one: recorded runs, and logits of 16 bits, whose gradient must be that of fp32 logits but for
+ * roundings: logits up to 12 are rounded by at most 2^-6 (bf16), which moves a softmax by 1.6 %, and the gradient by 2^-9
+ * of its value: 2 % of the largest. fp16 has 8 times finer steps. */
+static void test_cuda(void **state)
+{
+    (void)state;
+    static const struct {
+        DType dtype;
+        double tolerance;
+    } types[] = {{DT_BF16, 2e-2}, {DT_F16, 2.5e-3}};
+    enum { ROWS = 5, CLASSES = 100, ELEMS = ROWS * CLASSES };
+    Backend *backend = NULL;
+    Err *err = backend_open("cuda", NULL, &backend);
+    if (err) {
+        printf("skipped: %s\n", err->message);
+        err_free(err);
+        skip();
+    }
+    check_measurement(backend);
+    for (int method = 0; method < 6; method++) {
+        double want[ELEMS];
+        double got[ELEMS];
+        BenchPoint loss = {
+            .op = find_op("distill"), .value = {ROWS, CLASSES, method}, .dtype = DT_F32};
+        BenchLab *lab = NULL;
+        assert_null(lab_open(backend, &loss, &lab));
+        lab_submit(lab);
+        assert_true(lab_read(lab, "dz", want, ELEMS));
+        lab_close(lab);
+        for (int t = 0; t < 2; t++) {
+            double largest = 0;
+            double worst = 0;
+            loss.dtype = types[t].dtype;
+            assert_null(lab_open(backend, &loss, &lab));
+            lab_submit(lab);
+            assert_true(lab_read(lab, "dz", got, ELEMS));
+            lab_close(lab);
+            for (int i = 0; i < ELEMS; i++) {
+                largest = fmax(largest, fabs(want[i]));
+                worst = fmax(worst, fabs(got[i] - want[i]));
+            }
+            printf("distill method %d %s: %.0f %% of the tolerance\n", method,
+                   problem_dtype(types[t].dtype), 100 * worst / (types[t].tolerance * largest));
+            assert_true(largest > 0 && worst > 0 && worst <= types[t].tolerance * largest);
+        }
+    }
     backend_close(backend);
 }
 
@@ -443,6 +498,7 @@ int main(void)
         cmocka_unit_test(test_bad_baselines),
         cmocka_unit_test(test_lab_computes),
         cmocka_unit_test(test_measurement),
+        cmocka_unit_test(test_cuda),
         cmocka_unit_test(test_command_refuses),
         cmocka_unit_test(test_regression),
     };

@@ -1,8 +1,8 @@
 /* The executor on random training graphs: every switch must leave the numbers alone. Memory reuse,
  * in-place steps and poison change nothing at all (bit for bit); fusion changes roundings only; a
  * rung of the batch-size ladder, and rows_valid below the batch, give what a smaller batch gives.
- * Also its errors, gradient modes and refresh. CUDISTILL_TEST_BACKEND=cuda adds the cuda backend, and its results against
- * those of `ref`.
+ * Also its errors, gradient modes and refresh. With CUDISTILL_TEST_BACKEND=cuda the same on cuda instead, and its results
+ * against those of `ref`.
  *
  * Tolerances, relative to a tensor's largest value. Double: every value passes some 100
  * roundings of 2^-53, which normalisation by small variances amplifies by 1e2: 1e-13 is asked
@@ -196,14 +196,15 @@ static void check_against_ref(Backend *backend, int seeds)
     backend_close(ref);
 }
 
-/* NULL where the test was not asked for or there is no such device; says so. */
-static Backend *open_cuda(void)
+static bool cuda_wanted(void)
 {
     const char *wanted = getenv("CUDISTILL_TEST_BACKEND");
-    if (!wanted || strcmp(wanted, "cuda") != 0) {
-        printf("cuda: only with CUDISTILL_TEST_BACKEND=cuda, skipped\n");
-        return NULL;
-    }
+    return wanted && strcmp(wanted, "cuda") == 0;
+}
+
+/* NULL where there is no such device; says so. */
+static Backend *open_cuda(void)
+{
     Backend *backend = NULL;
     Err *err = backend_open("cuda", NULL, &backend);
     if (err) {
@@ -224,6 +225,143 @@ static void test_cuda(void **state)
     check_switches(backend, DT_F32, 16, FLOAT_TOLERANCE);
     check_switches(backend, DT_BF16, 8, 0);
     check_switches(backend, DT_F16, 8, 0);
+    backend_close(backend);
+}
+
+static const DType narrow_types[] = {DT_BF16, DT_F16};
+
+/* Sets weights and running statistics to those of another rig, or (NULL) to drawn ones; then one step. The logits. */
+static double *run_from(Rig *rig, Rig *source, const Params *params, int rows, uint64_t seed)
+{
+    if (!source) {
+        snapshot_write_params(rig, params, seed);
+    }
+    for (int p = 0; source && p < params->count; p++) {
+        const Arena arena = params->items[p].arena;
+        double *values = rig_get_param(source, arena, p);
+        rig_set_param(rig, arena, p, values);
+        free(values);
+    }
+    rig_refresh(rig);
+    rig_run(rig, rows, 1, false, true);
+    return rig_read(rig, "logits");
+}
+
+/* 16-bit copies of the weights follow the fp32 weights: after an update, and after new ones were set. A new rig, whose
+ * copies are made from those weights, must give the same logits. */
+static void test_cuda_weight_copies(void **state)
+{
+    (void)state;
+    enum { GRAPHS = 8 };
+    Backend *backend = open_cuda();
+    if (!backend) {
+        skip();
+    }
+    for (uint64_t seed = 1; seed <= GRAPHS; seed++) {
+        Params params = {0};
+        Graph g = random_graph_make(
+            seed, &params,
+            (RandomGraphOptions){.act = narrow_types[seed % 2], .backward = true, .sgd = true});
+        Rig rig[2];
+        for (int i = 0; i < 2; i++) {
+            assert_null(rig_open(&rig[i], backend, &g, NULL));
+            snapshot_write_inputs(&rig[i], &g, seed);
+        }
+        const size_t bytes = rig_elems(&rig[0], "logits") * sizeof(double);
+        double *first = run_from(&rig[0], NULL, &params, g.batch, seed);
+        double *anew = run_from(&rig[1], &rig[0], &params, g.batch, 0);
+        exec_refresh(rig[0].exec, true);
+        rig_run(&rig[0], g.batch, 1, false, true);
+        double *second = rig_read(&rig[0], "logits");
+        assert_memory_equal(second, anew, bytes);
+        assert_memory_not_equal(second, first, bytes); /* the step did change something */
+        double *set = run_from(&rig[0], NULL, &params, g.batch, seed);
+        assert_memory_equal(set, first, bytes);
+        snapshot_write_params(&rig[0], &params, seed + 1);
+        backend->capture_begin(backend, QUEUE_COMPUTE);
+        exec_refresh(rig[0].exec, true); /* is recorded, not done */
+        backend->capture_free(backend, backend->capture_end(backend, QUEUE_COMPUTE));
+        double *third = run_from(&rig[1], &rig[0], &params, g.batch, 0);
+        rig_refresh(&rig[0]);
+        rig_run(&rig[0], g.batch, 1, false, true);
+        double *late = rig_read(&rig[0], "logits");
+        assert_memory_equal(late, third, bytes);
+        free(third);
+        free(late);
+        free(first);
+        free(anew);
+        free(second);
+        free(set);
+        rig_close(&rig[0]);
+        rig_close(&rig[1]);
+        graph_free(&g);
+        params_free(&params);
+    }
+    backend_close(backend);
+}
+
+/* Weights that graphs of two 16-bit types read: replayed updates write the copy of the one that trains, the other's must
+ * be made anew. */
+static void test_cuda_two_types(void **state)
+{
+    (void)state;
+    enum { SEED = 6 };
+    Backend *backend = open_cuda();
+    if (!backend) {
+        skip();
+    }
+    Params params[2] = {{0}, {0}};
+    Graph g[2];
+    Rig rig[3]; /* trains in bf16; fp16 on the same weights; fp16 on copied weights */
+    for (int i = 0; i < 3; i++) {
+        const int of = i > 0;
+        if (i < 2) {
+            g[i] = random_graph_make(
+                SEED, &params[i],
+                (RandomGraphOptions){.act = narrow_types[i], .backward = true, .sgd = i == 0});
+        }
+        assert_null(rig_open(&rig[i], backend, &g[of], NULL));
+        snapshot_write_inputs(&rig[i], &g[of], SEED);
+    }
+    exec_bind(rig[1].exec, ARENA_WEIGHT, rig[0].arena[ARENA_WEIGHT]);
+    snapshot_write_params(&rig[0], &params[0], SEED);
+    snapshot_write_params(&rig[1], &params[1], SEED); /* its running statistics */
+    free(run_from(&rig[0], NULL, &params[0], g[0].batch, SEED));
+    backend->capture_begin(backend, QUEUE_COMPUTE);
+    exec_run(rig[0].exec, &(ExecRun){.rows = g[0].batch, .scale = 1});
+    const int recording = backend->capture_end(backend, QUEUE_COMPUTE);
+    double *before = NULL;
+    for (int round = 0; round < 2; round++) {
+        rig_refresh(&rig[1]);
+        rig_run(&rig[1], g[1].batch, 1, false, false);
+        double *got = rig_read(&rig[1], "logits");
+        for (int p = 0; p < params[0].count; p++) {
+            const Arena arena = params[0].items[p].arena;
+            double *values = rig_get_param(&rig[arena == ARENA_WEIGHT ? 0 : 1], arena, p);
+            rig_set_param(&rig[2], arena, p, values);
+            free(values);
+        }
+        rig_refresh(&rig[2]);
+        rig_run(&rig[2], g[1].batch, 1, false, false);
+        double *want = rig_read(&rig[2], "logits");
+        const size_t bytes = rig_elems(&rig[2], "logits") * sizeof(double);
+        assert_memory_equal(got, want, bytes);
+        if (before) {
+            assert_memory_not_equal(got, before, bytes);
+        }
+        free(before);
+        before = got;
+        free(want);
+        backend->replay(backend, QUEUE_COMPUTE, recording);
+    }
+    free(before);
+    for (int i = 2; i >= 0; i--) {
+        rig_close(&rig[i]);
+    }
+    for (int i = 0; i < 2; i++) {
+        graph_free(&g[i]);
+        params_free(&params[i]);
+    }
     backend_close(backend);
 }
 
@@ -629,8 +767,6 @@ int main(void)
         cmocka_unit_test(test_ref_fp32),
         cmocka_unit_test(test_ref_bf16),
         cmocka_unit_test(test_cpu),
-        cmocka_unit_test(test_cuda),
-        cmocka_unit_test(test_cuda_capture),
         cmocka_unit_test(test_gradients_add_and_write),
         cmocka_unit_test(test_running_statistics_on_demand),
         cmocka_unit_test(test_refused_step_is_named),
@@ -639,5 +775,12 @@ int main(void)
         cmocka_unit_test(test_times_and_sizes),
         cmocka_unit_test(test_shared_scratch),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest on_cuda[] = {
+        cmocka_unit_test(test_cuda),
+        cmocka_unit_test(test_cuda_weight_copies),
+        cmocka_unit_test(test_cuda_two_types),
+        cmocka_unit_test(test_cuda_capture),
+    };
+    return cuda_wanted() ? cmocka_run_group_tests(on_cuda, NULL, NULL)
+                         : cmocka_run_group_tests(tests, NULL, NULL);
 }

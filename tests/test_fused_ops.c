@@ -136,8 +136,8 @@ static double *output_of_bits(const OpCase *c, const double *bits)
 static void write_inputs(Rig *rig, const OpCase *c, const Graph *g)
 {
     for (int t = 0; t < g->n_tensors; t++) {
-        int slot = 0;
-        if (g->tensors[t].kind != TENSOR_INPUT || sscanf(g->tensors[t].name, "in%d", &slot) != 1) {
+        const int slot = case_slot(&g->tensors[t]);
+        if (slot < 0) {
             continue;
         }
         Tensor like = g->tensors[t];

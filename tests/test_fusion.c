@@ -212,6 +212,60 @@ static void candidates_name_their_nodes(void **state)
     params_free(&params);
 }
 
+static int count_sums(const Graph *g, Op op)
+{
+    int count = 0;
+    for (int i = 0; i < g->n_nodes; i++) {
+        count += g->nodes[i].op == op && g->nodes[i].out[1] >= 0 ? 1 : 0;
+    }
+    return count;
+}
+
+/* One stage a round, in order, and each on what a refused earlier one leaves. */
+static void training_forms_come_in_stages(void **state)
+{
+    (void)state;
+    Params params = {0};
+    Graph g = net_basic(&params, BN_TRAIN, true, true);
+    net_fuse(&g, NET_FUSE_BASE);
+    static const int formed[] = {2, 6, 2, 3, 0};
+    for (int round = 0; round < 5; round++) {
+        FuseCandidate *candidates = NULL;
+        const int count = fusion_candidates(&g, FUSE_ALL, &candidates);
+        bool *verdict = xcalloc((size_t)count + 1, sizeof *verdict);
+        for (int i = 0; i < count; i++) {
+            verdict[i] = true;
+        }
+        assert_int_equal(fusion_apply(&g, candidates, verdict, count), formed[round]);
+        assert_int_equal(count_sums(&g, OP_CONV), round < 1 ? 0 : 6);
+        assert_int_equal(count_sums(&g, OP_CONV_DGRAD), round < 2 ? 0 : 2);
+        assert_int_equal(count_sums(&g, OP_BN_APPLY), round < 3 ? 0 : 2);
+        free(verdict);
+        free(candidates);
+    }
+    graph_free(&g);
+    params_free(&params);
+
+    /* Without prologues y is stored, and its own reduction recomputes the mask all the same. */
+    Params other = {0};
+    g = net_basic(&other, BN_TRAIN, true, true);
+    Graph bits = graph_copy(&g);
+    net_fuse(&g, FUSE_ALL & ~(1u << FUSE_AFFINE_CONV));
+    assert_valid(&g);
+    assert_int_equal(net_count(&g, OP_BN_APPLY), 6);
+    assert_int_equal(count_sums(&g, OP_CONV), 6);
+    assert_int_equal(count_sums(&g, OP_CONV_DGRAD), 2);
+    net_fuse(&bits, NET_FUSE_BASE | 1u << FUSE_BIT_MASK);
+    assert_valid(&bits);
+    assert_true(net_node(&bits, "a.bn1.reduce")->attr.bn.remask);
+    assert_true(net_node(&bits, "a.bn1.dx")->attr.bn.remask);
+    assert_int_equal(net_node(&bits, "a.bn1")->out[1], -1);
+    assert_int_equal(count_sums(&bits, OP_BN_APPLY), 2);
+    graph_free(&bits);
+    graph_free(&g);
+    params_free(&other);
+}
+
 static void inference_fusion_of_a_residual_network(void **state)
 {
     (void)state;
@@ -410,6 +464,7 @@ int main(void)
         cmocka_unit_test(training_forms_of_a_residual_network),
         cmocka_unit_test(readers_and_taps_stop_training_forms),
         cmocka_unit_test(candidates_name_their_nodes),
+        cmocka_unit_test(training_forms_come_in_stages),
         cmocka_unit_test(inference_fusion_of_a_residual_network),
         cmocka_unit_test(taps_are_not_hidden),
         cmocka_unit_test(patterns_can_be_refused_and_switched_off),

@@ -242,13 +242,39 @@ static void families_get_their_forms(void **state)
     }
 }
 
+/* oneDNN has no such prologues and epilogues: the graph is the one of the other patterns alone. */
+static void cpu_keeps_its_own_forms(void **state)
+{
+    (void)state;
+    Backend *cpu = NULL;
+    Err *err = backend_open("cpu", NULL, &cpu);
+    if (err) {
+        fail_msg("%s", err->message);
+    }
+    for (int kind = 0; kind < NET_KINDS; kind++) {
+        Params params = {0};
+        Graph g = net_small((NetKind)kind, &params, DT_F32);
+        Rig rig;
+        assert_null(rig_open(&rig, cpu, &g, &(ExecOptions){.check_plan = true}));
+        net_fuse(&g, NET_FUSE_BASE);
+        const Graph *got = exec_graph(rig.exec);
+        assert_int_equal(got->n_nodes, g.n_nodes);
+        const Forms forms = count_forms(got);
+        assert_int_equal(forms.apply, net_count(&g, OP_BN_APPLY));
+        expect_forms(got, net_kind_name((NetKind)kind), (Forms){.apply = forms.apply});
+        rig_close(&rig);
+        graph_free(&g);
+        params_free(&params);
+    }
+    backend_close(cpu);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(families_keep_every_bit),
-        cmocka_unit_test(random_graphs_keep_every_bit),
-        cmocka_unit_test(refusals_keep_every_bit),
-        cmocka_unit_test(families_get_their_forms),
+        cmocka_unit_test(families_keep_every_bit), cmocka_unit_test(random_graphs_keep_every_bit),
+        cmocka_unit_test(refusals_keep_every_bit), cmocka_unit_test(families_get_their_forms),
+        cmocka_unit_test(cpu_keeps_its_own_forms),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,7 +20,13 @@
 
 #include <cmocka.h>
 
-enum { SAMPLES = 50, VIEWS = 18, FLOATS = 7, BYTES = FLOATS * sizeof(float), ALL = SAMPLES * VIEWS };
+enum {
+    SAMPLES = 50,
+    VIEWS = 18,
+    FLOATS = 7,
+    BYTES = FLOATS * sizeof(float),
+    ALL = SAMPLES * VIEWS
+};
 enum { INDEX_AT = 8192, RECORDS_AT = 8192 + 4096, SLOT = 8 + 32 }; /* 28 bytes rounded up to 32 */
 
 static const char KEY[] = "teacher a\nweights 0123\n";

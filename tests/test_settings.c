@@ -84,6 +84,10 @@ static void contradictions_are_refused(void **state)
     refused((const char *[]){"augment.mean=0.5,0.5", NULL}, "needs 3 values");
     refused((const char *[]){"distill.temprature=4", NULL}, "did you mean 'temperature'");
     refused((const char *[]){"train.batch=0", NULL}, "train.batch");
+    refused((const char *[]){"optim.loss_scale=0.5", NULL}, "optim.loss_scale");
+    refused((const char *[]){"optim.loss_scale=1e9", NULL}, "optim.loss_scale");
+    refused((const char *[]){"optim.loss_scale=128x", NULL}, "optim.loss_scale");
+    refused((const char *[]){"teacher.memo=maybe", NULL}, "teacher.memo");
 }
 
 static void values_arrive(void **state)
@@ -107,6 +111,33 @@ static void values_arrive(void **state)
     assert_int_equal(s.precision, PRECISION_FP32);
     assert_string_equal(s.out, "runs/run-s7");
     assert_true(s.expect_top1 < 0);
+    assert_true(s.loss_scale == 0.0); /* dynamic */
+    assert_string_equal(s.memo_dir, "runs/memo");
+    assert_true(s.memo == SWITCH_AUTO && s.resident == SWITCH_AUTO && s.capture == SWITCH_AUTO);
+    settings_free(&s);
+}
+
+static void switches_arrive(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *out, *memo_dir;
+    } places[] = {
+        {"run.out=/a/b/c", "/a/b/memo"}, {"run.out=/a/b/c/", "/a/b/memo"}, {"run.out=/c", "/memo"}};
+    for (int i = 0; i < 3; i++) {
+        const char *const overrides[] = {places[i].out,           "teacher.memo=on",
+                                         "data.resident=off",     "train.capture=off",
+                                         "optim.loss_scale=1024", "teacher.memo_batch=512"};
+        Settings s;
+        assert_null(settings_load(NULL, overrides, sizeof overrides / sizeof overrides[0], &s));
+        assert_string_equal(s.memo_dir, places[i].memo_dir);
+        assert_true(s.memo == SWITCH_ON && s.resident == SWITCH_OFF && s.capture == SWITCH_OFF);
+        assert_true(s.loss_scale == 1024.0 && s.memo_batch == 512);
+        settings_free(&s);
+    }
+    Settings s;
+    assert_null(settings_load(NULL, (const char *[]){"teacher.memo_dir=/x/y"}, 1, &s));
+    assert_string_equal(s.memo_dir, "/x/y");
     settings_free(&s);
 }
 
@@ -116,6 +147,7 @@ int main(void)
         cmocka_unit_test(shipped_configurations_are_valid),
         cmocka_unit_test(contradictions_are_refused),
         cmocka_unit_test(values_arrive),
+        cmocka_unit_test(switches_arrive),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

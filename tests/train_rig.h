@@ -27,7 +27,7 @@ static const char *const common[] = {
     "student.model=resnet8", "train.batch=32",
     "schedule.kind=cosine",  "schedule.epochs=2",
     "eval.batch=50",         "dist.threads=2",
-    "log.every_s=1000",
+    "dist.device=cpu",       "log.every_s=1000",
 };
 enum { COMMON = sizeof common / sizeof common[0] };
 
@@ -44,8 +44,8 @@ static inline bool replaced(const char *override, const char *const *extra)
 }
 
 /* Runs with the common overrides and `extra` (NULL-terminated) in DIR/name. */
-static inline Err *run_in(const Fixture *f, const char *name, Resume resume, const char *const *extra,
-                   RunResult *result)
+static inline Err *run_in(const Fixture *f, const char *name, Resume resume,
+                          const char *const *extra, RunResult *result)
 {
     const char *overrides[MAX_OVERRIDES];
     size_t count = 0;

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""PyTorch CPU peer of a knowledge distillation training step.
+"""PyTorch peer of a knowledge distillation training step, on a CPU or a GPU.
 
 Student and teacher follow the CIFAR-100 definitions of the knowledge distillation literature
 (resnetN, resnetNx4, wrn_d_k). One step is: teacher forward (evaluation mode, no gradient), student
 forward, KD loss (temperature 4, 0.1 CE + 0.9 KD), backward, SGD with momentum 0.9 and decay 5e-4.
 The images lie in memory, channels_last, and a different batch is used at each step. Convolutions run
 in bf16 under autocast.
+
+On a GPU the batches lie there; fp16 runs with a GradScaler. resnet50:resnet50 are torchvision's, at 224 pixels.
 
 modes:
   eager    both nets as defined.
@@ -29,15 +31,17 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--pair", action="append",
-                        choices=["resnet20:wrn_16_2", "resnet8x4:resnet32x4"],
-                        help="student:teacher, may be repeated (default: both)")
+                        choices=["resnet20:wrn_16_2", "resnet8x4:resnet32x4", "wrn_16_2:wrn_40_2", "resnet20:resnet56",
+                                 "resnet32:resnet110", "resnet50:resnet50", "resnet50:none"],
+                        help="student:teacher, may be repeated (default: the first two; on a GPU all)")
     parser.add_argument("--mode", action="append", choices=["eager", "compile"],
                         help="may be repeated (default: both)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--batch", type=int, default=0, help="default 64, with resnet50 256")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--warmup", type=int, default=8)
-    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    parser.add_argument("--precision", choices=["bf16", "fp16", "fp32"], default="bf16")
     parser.add_argument("--profile", action="store_true",
                         help="print the operators of ten steps by time instead")
     return parser.parse_args()
@@ -138,16 +142,26 @@ class WideResNet(nn.Module):
 def build(name):
     nets = {
         "resnet20": lambda: ResNet(20, [16, 16, 32, 64]),
+        "resnet32": lambda: ResNet(32, [16, 16, 32, 64]),
+        "resnet56": lambda: ResNet(56, [16, 16, 32, 64]),
+        "resnet110": lambda: ResNet(110, [16, 16, 32, 64]),
         "resnet8x4": lambda: ResNet(8, [32, 64, 128, 256]),
         "resnet32x4": lambda: ResNet(32, [32, 64, 128, 256]),
         "wrn_16_2": lambda: WideResNet(16, 2),
+        "wrn_40_2": lambda: WideResNet(40, 2),
     }
+    if name == "resnet50":
+        import torchvision
+        return torchvision.models.resnet50(weights=None)
     return nets[name]()
 
 
 def fold_batch_norm(net):
     """Replaces conv + bn by a convolution with bias where only that batch norm reads the convolution."""
     from torch.nn.utils.fusion import fuse_conv_bn_eval
+    if type(net).__module__.startswith("torchvision"):
+        from torch.fx.experimental.optimization import fuse
+        return fuse(net)
     for module in net.modules():
         if isinstance(module, (BasicBlock, ResNet)):
             module.conv1 = fuse_conv_bn_eval(module.conv1, module.bn1)
@@ -171,67 +185,100 @@ def kd_loss(student, teacher, labels, temperature=4.0, weight_ce=0.1, weight_kd=
     return weight_ce * F.cross_entropy(student, labels) + weight_kd * temperature ** 2 * divergence
 
 
-def make_step(pair, mode, precision):
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def make_step(pair, mode, arguments):
+    device = arguments.device
+    dtype = DTYPES[arguments.precision]
     student_name, teacher_name = pair.split(":")
-    student = build(student_name).to(memory_format=torch.channels_last).train()
-    teacher = build(teacher_name).to(memory_format=torch.channels_last).eval()
-    for parameter in teacher.parameters():
-        parameter.requires_grad_(False)
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9,
-                                weight_decay=5e-4)
+    student = build(student_name).to(device, memory_format=torch.channels_last).train()
+    teacher = None
+    if teacher_name != "none":
+        teacher = build(teacher_name).to(device, memory_format=torch.channels_last).eval()
+        for parameter in teacher.parameters():
+            parameter.requires_grad_(False)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=device == "cuda")
+    scaler = torch.amp.GradScaler(device, enabled=arguments.precision == "fp16")
+    how = {"mode": "max-autotune"} if device == "cuda" else {}
     if mode == "compile":
-        teacher = torch.compile(fold_batch_norm(teacher).to(memory_format=torch.channels_last))
-        student = torch.compile(student)
+        if teacher is not None:
+            teacher = torch.compile(fold_batch_norm(teacher).to(memory_format=torch.channels_last), **how)
+        student = torch.compile(student, **how)
     loss_function = torch.compile(kd_loss) if mode == "compile" else kd_loss
-    half = precision == "bf16"
 
     def step(images, labels):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            with torch.no_grad():
-                target = teacher(images)
+        with torch.autocast(device, dtype=dtype, enabled=arguments.precision != "fp32"):
+            target = None
+            if teacher is not None:
+                with torch.no_grad():
+                    target = teacher(images)
+                target = target.clone() if mode == "compile" else target
             logits = student(images)
-        loss = loss_function(logits, target, labels)
+        loss = F.cross_entropy(logits.float(), labels) if target is None else loss_function(logits, target, labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         return loss
 
     return step
 
 
+def synchronize(arguments):
+    if arguments.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def make_batches(pair, arguments, batches):
+    size, classes = (224, 1000) if "resnet50" in pair else (32, 100)
+    dtype = DTYPES[arguments.precision]
+    images = [torch.randn(arguments.batch, 3, size, size).to(arguments.device, dtype, memory_format=torch.channels_last)
+              for _ in range(batches)]
+    labels = [torch.randint(0, classes, (arguments.batch,)).to(arguments.device) for _ in range(batches)]
+    return images, labels
+
+
+def print_profile(step, images, labels):
+    with torch.profiler.profile(record_shapes=True) as profile:
+        for index in range(10):
+            step(images[index % len(images)], labels[index % len(images)])
+    print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
+    by_shape = profile.key_averages(group_by_input_shape=True)
+    print(by_shape.table(sort_by="self_cpu_time_total", row_limit=50))
+
+
 def measure(pair, mode, arguments, base_bytes):
     load = os.getloadavg()[0]
     torch.manual_seed(1)
-    batches = 16
-    dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
-    images = torch.randn(batches, arguments.batch, 3, 32, 32).to(dtype)
-    images = [batch.contiguous(memory_format=torch.channels_last) for batch in images]
-    labels = torch.randint(0, 100, (batches, arguments.batch))
-    step = make_step(pair, mode, arguments.precision)
+    arguments.batch = arguments.batch or (256 if "resnet50" in pair else 64)
+    batches = 4 if "resnet50" in pair else 16
+    images, labels = make_batches(pair, arguments, batches)
+    step = make_step(pair, mode, arguments)
     begin = time.perf_counter()
     for index in range(arguments.warmup):
         step(images[index % batches], labels[index % batches])
+    synchronize(arguments)
     warmup_s = time.perf_counter() - begin
     if arguments.profile:
-        with torch.profiler.profile(record_shapes=True) as profile:
-            for index in range(10):
-                step(images[index % batches], labels[index % batches])
-        print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
-        by_shape = profile.key_averages(group_by_input_shape=True)
-        print(by_shape.table(sort_by="self_cpu_time_total", row_limit=50))
+        print_profile(step, images, labels)
         return
+    # On a GPU several steps are timed together: waiting for each would not let them overlap.
+    group = 10 if arguments.device == "cuda" else 1
     seconds = []
     used = time.process_time()
-    for index in range(arguments.steps):
+    for index in range(0, arguments.steps, group):
         begin = time.perf_counter()
-        step(images[index % batches], labels[index % batches])
-        seconds.append(time.perf_counter() - begin)
-    used = (time.process_time() - used) / arguments.steps
+        for inner in range(index, index + group):
+            step(images[inner % batches], labels[inner % batches])
+        synchronize(arguments)
+        seconds.append((time.perf_counter() - begin) / group)
+    used = (time.process_time() - used) / (len(seconds) * group)
     seconds.sort()
     rate = [arguments.batch / s for s in seconds]
-    print(json.dumps({
+    line = {
         "bench": "torch_step", "pair": pair, "mode": mode, "precision": arguments.precision,
-        "batch": arguments.batch, "threads": arguments.threads, "steps": arguments.steps,
+        "batch": arguments.batch, "threads": arguments.threads, "steps": len(seconds) * group,
         "img_per_s": round(arguments.batch / statistics.median(seconds), 1),
         "img_per_s_p10": round(rate[int(len(rate) * 0.9)], 1),
         "img_per_s_p90": round(rate[int(len(rate) * 0.1)], 1),
@@ -240,29 +287,40 @@ def measure(pair, mode, arguments, base_bytes):
         "rss_growth_mib": round((resident_bytes() - base_bytes) / 2 ** 20, 1),
         "rss_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "load_before": round(load, 2), "torch": torch.__version__, "python": sys.version.split()[0],
-    }), flush=True)
+    }
+    if arguments.device == "cuda":
+        line["device"] = torch.cuda.get_device_name()
+        line["gpu_peak_mib"] = round(torch.cuda.max_memory_allocated() / 2 ** 20, 1)
+    print(json.dumps(line), flush=True)
 
 
 def main():
     base_bytes = resident_bytes()
     torch.set_num_threads(ARGUMENTS.threads)
     pairs = ARGUMENTS.pair or ["resnet20:wrn_16_2", "resnet8x4:resnet32x4"]
+    if ARGUMENTS.device == "cuda":
+        if not torch.cuda.is_available():
+            print("skip: PyTorch sees no GPU")
+            return 77
+        pairs = ARGUMENTS.pair or pairs + ["wrn_16_2:wrn_40_2", "resnet20:resnet56", "resnet32:resnet110",
+                                           "resnet50:resnet50", "resnet50:none"]
     modes = ARGUMENTS.mode or ["eager", "compile"]
     if len(pairs) * len(modes) == 1:
         measure(pairs[0], modes[0], ARGUMENTS, base_bytes)
-        return
+        return 0
     # A fresh process for each combination: memory growth is then its own.
     import subprocess
     for pair in pairs:
         for mode in modes:
             command = [sys.executable, os.path.abspath(__file__), "--pair", pair, "--mode", mode,
-                       "--threads", str(ARGUMENTS.threads), "--batch", str(ARGUMENTS.batch),
+                       "--device", ARGUMENTS.device, "--threads", str(ARGUMENTS.threads), "--batch", str(ARGUMENTS.batch),
                        "--steps", str(ARGUMENTS.steps), "--warmup", str(ARGUMENTS.warmup),
                        "--precision", ARGUMENTS.precision]
             if ARGUMENTS.profile:
                 command.append("--profile")
             subprocess.run(command, check=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -268,7 +268,7 @@ static void info(Backend *backend, DeviceInfo *out)
     const Cuda *cuda = cuda_of(backend);
     char cudnn[32];
     cudnn_context_describe(cuda->cudnn, cudnn, sizeof cudnn);
-    *out = (DeviceInfo){.threads = 1, .bf16 = true, .fp16 = true}; /* true of every GPU we open */
+    *out = (DeviceInfo){.threads = cuda->threads, .bf16 = true, .fp16 = true}; /* of all we open */
     snprintf(out->name, sizeof out->name, "%s", cuda->device_name);
     snprintf(out->library, sizeof out->library, "CUDA %d.%d, sm_%d, %s", CUDART_VERSION / 1000,
              CUDART_VERSION % 1000 / 10, cuda->capability, cudnn);
@@ -397,6 +397,7 @@ Err *backend_open_cuda(const BackendOptions *options, Backend *backend)
     Cuda *cuda = xcalloc(1, sizeof *cuda);
     cuda->backend = backend;
     cuda->described = options->described != NULL;
+    cuda->threads = options->threads > 0 ? options->threads : 1;
     backend->state = cuda;
     Err *err = cuda->described ? describe_device(cuda, options->described)
                                : choose_device(cuda, options->device);

@@ -16,10 +16,8 @@ static void *device_alloc(Cuda *cuda, size_t bytes, bool step)
 {
     CHECK(!cuda->capturing, "%zu bytes of device memory are asked for while a step is captured",
           bytes);
-    if (step) {
-        cuda->step_bytes += bytes;
-    }
     if (cuda->described) {
+        cuda->step_bytes += step ? bytes : 0;
         return NULL;
     }
     void *memory = NULL;
@@ -35,6 +33,7 @@ static void *device_alloc(Cuda *cuda, size_t bytes, bool step)
     cuda->blocks = xgrow(cuda->blocks, &cuda->block_capacity, (size_t)cuda->n_blocks + 1,
                          sizeof *cuda->blocks);
     cuda->blocks[cuda->n_blocks++] = (Block){memory, bytes, step};
+    cuda->step_bytes += step ? bytes : 0;
     return memory;
 }
 
@@ -81,11 +80,7 @@ static void device_free(Cuda *cuda, void *memory)
 
 void *cuda_step_alloc(Cuda *cuda, size_t bytes)
 {
-    void *memory = device_alloc(cuda, bytes, true);
-    if (!memory && !cuda->described) {
-        cuda_call_failed(__FILE__, __LINE__, "cuda_step_alloc", cudaErrorMemoryAllocation);
-    }
-    return memory;
+    return device_alloc(cuda, bytes, true);
 }
 
 void cuda_step_free(Cuda *cuda, void *memory)
@@ -193,6 +188,10 @@ static Shadow *shadow_of(Cuda *cuda, const void *base, size_t elems, DType type)
     }
     CHECK(type == DT_BF16 || type == DT_F16, "a shadow of type %s", dtype_name(type));
     void *copy = cuda_step_alloc(cuda, elems * dtype_size(type));
+    if (!copy && !cuda->described) {
+        cuda_call_failed(__FILE__, __LINE__, "16-bit copy of the weights",
+                         cudaErrorMemoryAllocation);
+    }
     cuda->shadows = xgrow(cuda->shadows, &cuda->shadow_capacity, (size_t)cuda->n_shadows + 1,
                           sizeof *cuda->shadows);
     Shadow *made = &cuda->shadows[cuda->n_shadows++];

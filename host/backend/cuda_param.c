@@ -106,7 +106,7 @@ static void release_sgd(CudaStep *own)
     free(segments);
 }
 
-static void prepare_sgd(Step *step, CudaStep *own)
+static Err *prepare_sgd(Step *step, CudaStep *own)
 {
     Segments *segments = xcalloc(1, sizeof *segments);
     own->own = segments;
@@ -123,6 +123,9 @@ static void prepare_sgd(Step *step, CudaStep *own)
         backend->sync(backend, QUEUE_COMPUTE);
     }
     free(table);
+    return segments->device || cuda_described(own->cuda)
+               ? NULL
+               : err_new(EXIT_DEVICE_MEMORY, "out of device memory for the optimizer's table");
 }
 
 Err *cuda_prepare_param(Step *step, CudaStep *own)
@@ -139,7 +142,6 @@ Err *cuda_prepare_param(Step *step, CudaStep *own)
         own->run = run_loss_scale;
         return NULL;
     default:
-        prepare_sgd(step, own);
-        return NULL;
+        return prepare_sgd(step, own);
     }
 }

@@ -36,6 +36,7 @@ struct Cuda {
     bool described;
     char device_name[64];
     int capability; /* 90 = sm_90 */
+    int threads;    /* as asked for: said in reports, nothing here depends on it */
     cudaStream_t stream[QUEUE_COUNT];
     cudaEvent_t *events;
     int n_events;

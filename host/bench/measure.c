@@ -236,10 +236,12 @@ Err *measure_open(Backend *backend, size_t buffer_bytes, Measure **out)
     for (int i = 0; i < 2; i++) {
         m->buffer[i] = backend->alloc(backend, MEM_DEVICE, m->buffer_bytes);
         if (!m->buffer[i]) {
+            Err *err = err_new(EXIT_DEVICE_MEMORY,
+                               "%s: no memory for two buffers of %.0f MiB; --buffer takes smaller "
+                               "ones",
+                               backend->name, (double)m->buffer_bytes / MIB);
             measure_close(m);
-            return err_new(EXIT_DEVICE_MEMORY,
-                           "%s: no memory for two buffers of %.0f MiB; --buffer takes smaller ones",
-                           backend->name, (double)m->buffer_bytes / MIB);
+            return err;
         }
     }
     double seconds = 0;

@@ -234,7 +234,7 @@ static bool parse_value(const BenchAxis *axis, const char *text, size_t length, 
         *out = find_choice(axis->choices, text, length);
         return *out >= 0;
     }
-    char *end;
+    char *end = NULL;
     const long value = length > 0 && text[0] >= '0' && text[0] <= '9' ? strtol(text, &end, 10) : -1;
     if (value < axis->least || value > INT_MAX || end != text + length) {
         return false;

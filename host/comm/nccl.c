@@ -109,6 +109,7 @@ static Err *aborted_error(const Nccl *nccl)
 static ncclResult_t state_of(Nccl *nccl, char detail[256])
 {
     ncclResult_t state = ncclSuccess;
+    detail[0] = '\0';
     pthread_mutex_lock(&nccl->lock);
     if (!nccl->comm) {
         pthread_mutex_unlock(&nccl->lock);
@@ -116,7 +117,6 @@ static ncclResult_t state_of(Nccl *nccl, char detail[256])
     }
     const ncclResult_t asked = ncclCommGetAsyncError(nccl->comm, &state);
     state = asked == ncclSuccess ? state : asked;
-    detail[0] = '\0';
     if (state != ncclSuccess && state != ncclInProgress) {
         const char *last = ncclGetLastError(nccl->comm);
         snprintf(detail, 256, "%s", last ? last : "");

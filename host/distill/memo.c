@@ -89,11 +89,11 @@ static Header make_header(const MemoConfig *config)
 
 static Err *io_error(const char *what, const char *path, int reason)
 {
-    const ExitCode code = reason == EACCES || reason == EPERM || reason == EROFS
-                              ? EXIT_NOT_PERMITTED
-                              : EXIT_IO;
-    return err_new(code, "cannot %s the teacher's memo '%s': %s; choose another teacher.memo_dir, or "
-                         "set teacher.memo = off",
+    const ExitCode code =
+        reason == EACCES || reason == EPERM || reason == EROFS ? EXIT_NOT_PERMITTED : EXIT_IO;
+    return err_new(code,
+                   "cannot %s the teacher's memo '%s': %s; choose another teacher.memo_dir, or "
+                   "set teacher.memo = off",
                    what, path, strerror(reason));
 }
 
@@ -252,8 +252,9 @@ static Err *try_open(Memo *memo, bool *again)
         break;
     }
     if (!memo->stats.writable) {
-        return err_new(EXIT_BAD_DATA, "teacher's memo '%s' is damaged and cannot be replaced now: "
-                                      "remove it, or set teacher.memo = off",
+        return err_new(EXIT_BAD_DATA,
+                       "teacher's memo '%s' is damaged and cannot be replaced now: "
+                       "remove it, or set teacher.memo = off",
                        memo->path);
     }
     log_warn("teacher's memo '%s' is damaged at its beginning: it is begun anew", memo->path);
@@ -278,13 +279,14 @@ static uint64_t count_records(const Memo *memo)
 static Err *map_records(Memo *memo)
 {
     const uint64_t entries = (uint64_t)memo->config.samples * memo->config.views;
-    const uint64_t most = 2 * entries < UINT32_MAX ? 2 * entries : UINT32_MAX - 1; /* with orphans */
+    const uint64_t most =
+        2 * entries < UINT32_MAX ? 2 * entries : UINT32_MAX - 1; /* with orphans */
     const uint64_t fitting = (memo->config.max_bytes - memo->records_at) / memo->slot_bytes;
     memo->stats.capacity = fitting < most ? fitting : most;
     memo->stats.stored = count_records(memo);
     /* Address space beyond the file's end is never touched; records that others append appear in it. */
-    const uint64_t slots = memo->stats.capacity > memo->stats.stored ? memo->stats.capacity
-                                                                     : memo->stats.stored;
+    const uint64_t slots =
+        memo->stats.capacity > memo->stats.stored ? memo->stats.capacity : memo->stats.stored;
     memo->map_bytes = memo->records_at + slots * memo->slot_bytes;
     void *map = mmap(NULL, memo->map_bytes, PROT_READ, MAP_SHARED, memo->fd, 0);
     if (map == MAP_FAILED) {
@@ -315,8 +317,9 @@ Err *memo_open(const MemoConfig *config, Memo **out)
         err = try_open(memo, &again);
     }
     if (!err && again) {
-        err = err_new(EXIT_IO, "teacher's memo '%s' vanishes whenever it is created: is another "
-                               "program clearing the folder?",
+        err = err_new(EXIT_IO,
+                      "teacher's memo '%s' vanishes whenever it is created: is another "
+                      "program clearing the folder?",
                       memo->path);
     }
     if (!err) {
@@ -370,9 +373,10 @@ bool memo_get(Memo *memo, uint32_t sample, uint32_t view, void *values)
         }
     }
     if (memo->stats.damaged++ == 0) {
-        log_warn("teacher's memo '%s': a record is damaged (sample %u, view %u); what is damaged is "
-                 "computed again",
-                 memo->path, sample, view);
+        log_warn(
+            "teacher's memo '%s': a record is damaged (sample %u, view %u); what is damaged is "
+            "computed again",
+            memo->path, sample, view);
     }
     return false;
 }
@@ -420,8 +424,8 @@ void memo_put(Memo *memo, uint32_t count, const uint32_t *samples, const uint32_
     for (uint32_t i = 0; i < fitting && !reason; i++) {
         const uint32_t word = (uint32_t)(first + i + 1);
         const uint64_t entry = entry_of(memo, samples[i], views[i]);
-        reason = write_all(memo->fd, &word, sizeof word,
-                           (off_t)(HEADER_BYTES + entry * sizeof word));
+        reason =
+            write_all(memo->fd, &word, sizeof word, (off_t)(HEADER_BYTES + entry * sizeof word));
     }
     if (reason) {
         stop_adding(memo, strerror(reason));

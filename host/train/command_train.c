@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "models/models.h"
+#include "train/dry_run.h"
 #include "train/signals.h"
 #include "train/train.h"
 
@@ -18,6 +19,8 @@ typedef struct {
     const char *overrides[MAX_OVERRIDES];
     size_t count;
     Resume resume;
+    bool dry, json;
+    const char *describe;
 } TrainArgs;
 
 static Err *parse_resume(const char *text, Resume *out)
@@ -34,11 +37,11 @@ static Err *parse_resume(const char *text, Resume *out)
 
 static Err *parse_train(int argc, char **argv, TrainArgs *args)
 {
-    static const struct option options[] = {{"set", required_argument, NULL, 's'},
-                                            {"resume", required_argument, NULL, 'r'},
-                                            {"quiet", no_argument, NULL, 'q'},
-                                            {"verbose", no_argument, NULL, 'v'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"set", required_argument, NULL, 's'}, {"resume", required_argument, NULL, 'r'},
+        {"quiet", no_argument, NULL, 'q'},     {"verbose", no_argument, NULL, 'v'},
+        {"dry-run", no_argument, NULL, 'n'},   {"describe", required_argument, NULL, 'd'},
+        {"json", no_argument, NULL, 'j'},      {NULL, 0, NULL, 0}};
     int option;
     while ((option = getopt_long(argc, argv, "qv", options, NULL)) != -1) {
         switch (option) {
@@ -51,6 +54,15 @@ static Err *parse_train(int argc, char **argv, TrainArgs *args)
             break;
         case 'r':
             TRY(parse_resume(optarg, &args->resume));
+            break;
+        case 'n':
+            args->dry = true;
+            break;
+        case 'd':
+            args->describe = optarg;
+            break;
+        case 'j':
+            args->json = true;
             break;
         case 'q':
             log_set_level(LOG_WARN);
@@ -67,6 +79,9 @@ static Err *parse_train(int argc, char **argv, TrainArgs *args)
                                        "configs/cifar100/none/resnet20.ini");
     }
     args->config = argv[optind];
+    if (!args->dry && (args->describe || args->json)) {
+        return err_new(EXIT_USAGE_ERR, "train: --describe and --json go with --dry-run");
+    }
     return NULL;
 }
 
@@ -80,12 +95,25 @@ static void print_result(const Settings *s, const RunResult *r)
     printf("  %ld steps, %.0f s, %.0f img/s\n", r->steps, r->train_seconds, r->images_per_s);
 }
 
+static Err *plan(const TrainArgs *args, const Settings *settings)
+{
+    DryRunReport report;
+    TRY(dry_run(settings, args->describe, &report));
+    dry_run_print(&report, args->json);
+    return NULL;
+}
+
 Err *command_train(int argc, char **argv)
 {
     TrainArgs args = {0};
     TRY(parse_train(argc, argv, &args));
     Settings settings;
     TRY(settings_load(args.config, args.overrides, args.count, &settings));
+    if (args.dry) {
+        Err *err = plan(&args, &settings);
+        settings_free(&settings);
+        return err;
+    }
     signals_install();
     RunResult result;
     Err *err = train_run(&settings, args.resume, &result);

@@ -40,7 +40,8 @@ static Err *read_pair(const char *pair, Shape *shape)
 {
     const struct {
         const char *key;
-        long *value, max;
+        long *value;
+        long max;
     } keys[] = {{"size", &shape->size, 4096},
                 {"classes", &shape->classes, 1 << 20},
                 {"train", &shape->train, 2000000000},
@@ -68,7 +69,8 @@ static Err *read_shape(const char *options, Shape *shape)
     char *text = xstrdup(options);
     char *save = NULL;
     Err *err = NULL;
-    for (char *pair = strtok_r(text, ", ", &save); pair && !err; pair = strtok_r(NULL, ", ", &save)) {
+    for (char *pair = strtok_r(text, ", ", &save); pair && !err;
+         pair = strtok_r(NULL, ", ", &save)) {
         err = read_pair(pair, shape);
     }
     free(text);
@@ -151,8 +153,7 @@ static void add_data(DryRunReport *r, const Run *run)
         run->wiring.resident
             ? set->count * (dataset_image_size(set) + 2 * sizeof(int32_t)) /* labels and order */
             : 0;
-    const size_t table =
-        run->wiring.table ? set->count * (size_t)set->classes * sizeof(float) : 0;
+    const size_t table = run->wiring.table ? set->count * (size_t)set->classes * sizeof(float) : 0;
     const size_t inputs = sum(run, ARENA_IO);
     CHECK(inputs >= resident + table, "inputs of %zu bytes hold less than the set and the table",
           inputs);
@@ -256,13 +257,12 @@ static void print_json(const DryRunReport *r)
                                   json_integer((json_int_t)r->owners[i].bytes)) == 0,
               "owner %d", i);
     }
-    json_t *root =
-        json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:b, s:b, s:b, s:o, s:I, s:b}", "device",
-                  r->device, "student", r->student, "teacher", r->teacher, "loss", r->formula,
-                  "steps_per_epoch", (json_int_t)r->steps_per_epoch, "steps", (json_int_t)r->steps,
-                  "last_batch", r->last_batch, "resident", r->resident, "table", r->table,
-                  "captured", r->captured, "device_bytes", memory, "total_bytes",
-                  (json_int_t)r->total, "packed_known", r->packed_known);
+    json_t *root = json_pack(
+        "{s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:b, s:b, s:b, s:o, s:I, s:b}", "device", r->device,
+        "student", r->student, "teacher", r->teacher, "loss", r->formula, "steps_per_epoch",
+        (json_int_t)r->steps_per_epoch, "steps", (json_int_t)r->steps, "last_batch", r->last_batch,
+        "resident", r->resident, "table", r->table, "captured", r->captured, "device_bytes", memory,
+        "total_bytes", (json_int_t)r->total, "packed_known", r->packed_known);
     CHECK(root, "the report could not be made");
     char *text = json_dumps(root, JSON_COMPACT);
     puts(text);

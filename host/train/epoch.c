@@ -54,25 +54,24 @@ static void fill_record(const Run *run, const EvalResult *eval, double images_pe
 {
     const Meter *m = &run->state.epoch_meter;
     const double rows = m->sums[SUM_ROWS] > 0 ? m->sums[SUM_ROWS] : 1.0;
-    *record = (EpochRecord){.epoch = (int)run->state.epoch + 1,
-                            .step = run->state.step,
-                            .lr = run->lr,
-                            .train_loss = m->sums[SUM_LOSS] / rows,
-                            .train_ce = m->sums[SUM_CE] / rows,
-                            .train_top1 = 100.0 * m->sums[SUM_TOP1] / rows,
-                            .teacher_top1 = 100.0 * m->sums[SUM_TTOP1] / rows,
-                            .agreement = 100.0 * m->sums[SUM_AGREE] / rows,
-                            .n_terms = run->objective.spec.n_terms,
-                            .eval_top1 = eval ? eval->top1 : -1.0,
-                            .eval_top5 = eval ? eval->top5 : -1.0,
-                            .eval_loss = eval ? eval->loss : 0.0,
-                            .eval_count = eval ? eval->count : 0,
-                            .images_per_s = images_per_s,
-                            .seconds = m->seconds,
-                            .data_share = m->seconds > 0 ? m->data_wait_s / m->seconds : 0.0,
-                            .loss_scale = run->scaling != LOSS_SCALE_NONE
-                                              ? (double)run->state.loss_scale[0]
-                                              : 0.0};
+    *record = (EpochRecord){
+        .epoch = (int)run->state.epoch + 1,
+        .step = run->state.step,
+        .lr = run->lr,
+        .train_loss = m->sums[SUM_LOSS] / rows,
+        .train_ce = m->sums[SUM_CE] / rows,
+        .train_top1 = 100.0 * m->sums[SUM_TOP1] / rows,
+        .teacher_top1 = 100.0 * m->sums[SUM_TTOP1] / rows,
+        .agreement = 100.0 * m->sums[SUM_AGREE] / rows,
+        .n_terms = run->objective.spec.n_terms,
+        .eval_top1 = eval ? eval->top1 : -1.0,
+        .eval_top5 = eval ? eval->top5 : -1.0,
+        .eval_loss = eval ? eval->loss : 0.0,
+        .eval_count = eval ? eval->count : 0,
+        .images_per_s = images_per_s,
+        .seconds = m->seconds,
+        .data_share = m->seconds > 0 ? m->data_wait_s / m->seconds : 0.0,
+        .loss_scale = run->scaling != LOSS_SCALE_NONE ? (double)run->state.loss_scale[0] : 0.0};
     for (int k = 0; k < record->n_terms; k++) {
         record->terms[k] = m->sums[SUM_TERM + k] / rows;
     }

@@ -10,10 +10,8 @@ static Err *open_exec(const Run *run, Graph *graph, int last_batch, bool shared,
 {
     const int ladder[1] = {last_batch};
     const bool rung = last_batch > 0 && last_batch < graph->batch;
-    const ExecOptions options = {.ladder = ladder,
-                                 .ladder_count = rung,
-                                 .shared_scratch = shared,
-                                 .plan_only = run->dry};
+    const ExecOptions options = {
+        .ladder = ladder, .ladder_count = rung, .shared_scratch = shared, .plan_only = run->dry};
     Err *err = exec_open(run->backend, graph, &options, exec);
     graph_free(graph);
     if (!err && !run->dry) {

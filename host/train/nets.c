@@ -105,14 +105,14 @@ static BatchTensors batch_of_resident(Graph *g, const StepGraph *step)
 Err *nets_train_graph(const Params *params, const StepGraph *step, Graph *out)
 {
     graph_init(out, params, step->batch, step->student->act);
-    const BatchTensors batch = step->resident ? batch_of_resident(out, step)
-                                              : batch_of_host(out, step);
+    const BatchTensors batch =
+        step->resident ? batch_of_resident(out, step) : batch_of_host(out, step);
     int in[DISTILL_IN_COUNT];
     no_inputs(in);
     in[DISTILL_IN_LABELS] = batch.labels;
     if (step->table) {
-        const int table = graph_input(out, "teacher_table", out->math, step->samples, 1, 1,
-                                      step->classes, false);
+        const int table =
+            graph_input(out, "teacher_table", out->math, step->samples, 1, 1, step->classes, false);
         in[DISTILL_IN_T] = graph_gather(out, "teacher_logits", table, batch.ids);
     } else if (step->teacher->model) {
         TRY(append_net(params, out, step->teacher, TEACHER_PREFIX, step->classes, BN_EVAL,
@@ -124,8 +124,7 @@ Err *nets_train_graph(const Params *params, const StepGraph *step, Graph *out)
         in[DISTILL_IN_THETA] = graph_input(out, "theta", DT_F32, 1, 1, 1, 2, false);
     }
     if (step->loss_scale) {
-        in[DISTILL_IN_LOSS_SCALE] =
-            graph_shared(out, "loss_scale", DT_F32, LOSS_SCALE_FIELDS, 0);
+        in[DISTILL_IN_LOSS_SCALE] = graph_shared(out, "loss_scale", DT_F32, LOSS_SCALE_FIELDS, 0);
     }
     const int node = graph_distill(out, "distill", step->spec, in);
     graph_output(out, out->nodes[node].out[DISTILL_OUT_ROWS], "rows");
@@ -172,8 +171,7 @@ void nets_update_graph(const Params *params, DType act, bool decay_norm_bias, Lo
     (void)graph_node(out, OP_GRAD_NORM, "grad_norm", 0, NULL, 1, (int[]){stats});
     graph_output(out, stats, NULL);
     const bool scaled = scaling != LOSS_SCALE_NONE;
-    const int scale =
-        scaled ? graph_shared(out, "loss_scale", DT_F32, LOSS_SCALE_FIELDS, 0) : -1;
+    const int scale = scaled ? graph_shared(out, "loss_scale", DT_F32, LOSS_SCALE_FIELDS, 0) : -1;
     Node *sgd =
         graph_node(out, OP_SGD, "sgd", scaled ? 3 : 2, (int[]){hyper, stats, scale}, 0, NULL);
     sgd->attr.sgd.decay_norm_bias = decay_norm_bias;

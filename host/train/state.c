@@ -26,11 +26,11 @@ static bool decides_result(const Config *config, const ConfigKey *row)
 {
     static const char *const free_sections[] = {"eval", "log", "checkpoint", "dist"};
     static const char *const free_keys[][2] = {
-        {"run", "name"},          {"run", "out"},         {"data", "root"},
-        {"data", "workers"},      {"data", "resident"},   {"teacher", "weights"},
+        {"run", "name"},          {"run", "out"},          {"data", "root"},
+        {"data", "workers"},      {"data", "resident"},    {"teacher", "weights"},
         {"teacher", "memo"},      {"teacher", "memo_dir"}, {"teacher", "memo_mib"},
-        {"teacher", "tolerance"}, {"student", "weights"}, {"teacher", "expect_top1"},
-        {"train", "max_steps"},   {"train", "capture"},   {"train", "max_nonfinite"}};
+        {"teacher", "tolerance"}, {"student", "weights"},  {"teacher", "expect_top1"},
+        {"train", "max_steps"},   {"train", "capture"},    {"train", "max_nonfinite"}};
     for (size_t i = 0; i < sizeof free_sections / sizeof free_sections[0]; i++) {
         if (strcmp(row->section, free_sections[i]) == 0) {
             return false;
@@ -181,14 +181,14 @@ static json_t *arithmetic_json(const Arithmetic *a)
 
 static json_t *position_json(const RunState *s)
 {
-    return json_pack("{s:i, s:I, s:I, s:I, s:s, s:s, s:i, s:b, s:o, s:o, s:i, s:I, s:f, s:f}", "format",
-                     STATE_FORMAT, "step", (json_int_t)s->step, "epoch", (json_int_t)s->epoch,
-                     "position", (json_int_t)s->position, "dataset_hash", s->dataset_hash,
-                     "teacher_hash", s->teacher_hash, "threads", s->threads, "has_theta",
-                     s->has_theta, "theta_low", real((double)s->theta[0]), "theta_high",
-                     real((double)s->theta[1]), "nonfinite_streak", s->nonfinite_streak,
-                     "nonfinite_total", (json_int_t)s->nonfinite_total, "loss_scale",
-                     (double)s->loss_scale[0], "loss_scale_good_steps", (double)s->loss_scale[1]);
+    return json_pack(
+        "{s:i, s:I, s:I, s:I, s:s, s:s, s:i, s:b, s:o, s:o, s:i, s:I, s:f, s:f}", "format",
+        STATE_FORMAT, "step", (json_int_t)s->step, "epoch", (json_int_t)s->epoch, "position",
+        (json_int_t)s->position, "dataset_hash", s->dataset_hash, "teacher_hash", s->teacher_hash,
+        "threads", s->threads, "has_theta", s->has_theta, "theta_low", real((double)s->theta[0]),
+        "theta_high", real((double)s->theta[1]), "nonfinite_streak", s->nonfinite_streak,
+        "nonfinite_total", (json_int_t)s->nonfinite_total, "loss_scale", (double)s->loss_scale[0],
+        "loss_scale_good_steps", (double)s->loss_scale[1]);
 }
 
 static json_t *results_json(const RunState *s)

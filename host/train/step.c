@@ -124,6 +124,15 @@ static void enqueue_captured(Run *run, const Batch *batch, int flight, unsigned 
     b->replay(b, QUEUE_COMPUTE, c->recording);
 }
 
+int step_recordings(const Run *run)
+{
+    int count = 0;
+    for (int i = 0; i < run->n_captures; i++) {
+        count += run->captures[i].recording != NOT_RECORDED;
+    }
+    return count;
+}
+
 /* ---- Submission ---- */
 
 void step_submit(Run *run, const Batch *batch)

@@ -25,12 +25,12 @@ struct TeacherTable {
     Exec *exec;
     Memo *memo;
     uint32_t batch;
-    uint32_t tail;    /* images of an epoch's last, smaller batch that are computed in one; 0 = none */
-    size_t row_bytes; /* logits of one sample */
-    uint8_t *images;  /* [batch], like the next two in memory that the device reads */
-    uint8_t *logits;  /* [batch] rows */
-    uint8_t *table;   /* [count] rows */
-    uint32_t *order;  /* [count] */
+    uint32_t tail; /* images of an epoch's last, smaller batch that are computed in one; 0 = none */
+    size_t row_bytes;          /* logits of one sample */
+    uint8_t *images;           /* [batch], like the next two in memory that the device reads */
+    uint8_t *logits;           /* [batch] rows */
+    uint8_t *table;            /* [count] rows */
+    uint32_t *order;           /* [count] */
     uint32_t *missing, *views; /* [count]: samples that the memo lacks, and their views */
 };
 
@@ -97,9 +97,8 @@ static const char *why_not(const Run *run)
     if (1.0 - distinct / epochs < LEAST_SAVED) {
         return "few views come up again in so few epochs";
     }
-    const uint64_t bytes =
-        memo_full_bytes(run->train_set->count, (uint32_t)views,
-                        (size_t)run->train_set->classes * sizeof(float));
+    const uint64_t bytes = memo_full_bytes(run->train_set->count, (uint32_t)views,
+                                           (size_t)run->train_set->classes * sizeof(float));
     if (bytes > memo_limit(s)) {
         return "all views would take more than teacher.memo_mib";
     }

@@ -125,7 +125,9 @@ static Err *finish(Run *run, RunResult *result)
         .epochs = s->epoch,
         .train_seconds = s->train_seconds,
         .images_per_s = s->train_seconds > 0 ? (double)s->train_images / s->train_seconds : 0.0,
-        .steps = s->step};
+        .steps = s->step,
+        .resident = run->wiring.resident,
+        .recordings = step_recordings(run)};
     return write_result(run, result);
 }
 

@@ -57,7 +57,7 @@ Backend *cuda_backend(const Cuda *cuda);
 CudnnContext *cuda_cudnn(const Cuda *cuda);
 CublasContext *cuda_cublas(const Cuda *cuda);
 bool cuda_described(const Cuda *cuda); /* no device: prepare only */
-/* Memory that lives as long as the step; zeroed. Described devices give NULL and count it. */
+/* Memory that lives as long as the step; zeroed; NULL when memory is out. Described devices give NULL and count it. */
 void *cuda_step_alloc(Cuda *cuda, size_t bytes);
 void cuda_step_free(Cuda *cuda, void *memory);
 size_t cuda_step_bytes(const Cuda *cuda); /* of all steps together: an owner of memory in reports */

@@ -20,7 +20,7 @@ typedef struct {
         poison; /* before every run ACT and WORKSPACE are filled with NaN bytes: reading what was never written shows */
     bool time_steps; /* exec_report has seconds per step */
     bool check_plan; /* run plan_check; on by default in tests and debug builds */
-    bool plan_only; /* prepares every step and allocates nothing: for sizes (exec_bytes) */
+    bool plan_only;  /* prepares every step and allocates nothing: for sizes (exec_bytes) */
     bool
         shared_scratch; /* the caller binds ACT and WORKSPACE (exec_bind, at least exec_bytes each) */
 } ExecOptions;
@@ -30,8 +30,8 @@ typedef struct {
 Err *exec_open(Backend *backend, const Graph *graph, const ExecOptions *options, Exec **out);
 void exec_close(Exec *exec);
 
-/* Parameter arenas: WEIGHT, GRAD, FROZEN, STATE, and the momentum; with shared_scratch also ACT and WORKSPACE. Pointers
- * are borrowed. */
+/* Arenas of the caller: WEIGHT, GRAD, FROZEN, STATE, SHARED, and the momentum; with shared_scratch also ACT and WORKSPACE.
+ * Pointers are borrowed. */
 void exec_bind(Exec *exec, Arena arena, void *base);
 void exec_bind_moment(Exec *exec, void *base);
 /* Runs the weights-stage nodes and packs weights. trainable_only: skips what depends on frozen parameters alone. */
@@ -52,25 +52,32 @@ typedef struct {
 
 typedef struct {
     int rows; /* rows of this batch: the smallest rung >= rows runs; rows_valid (if the graph has it) is set to rows */
-    bool grad_add;  /* gradient mode add (else write) */
-    bool bn_update; /* BN_RUNNING steps run */
-    float scale;    /* value of the `scale` input (if the graph has it) */
+    bool grad_add;         /* gradient mode add (else write) */
+    bool bn_update;        /* BN_RUNNING steps run */
+    float scale;           /* value of the `scale` input (if the graph has it) */
     bool reduce_gradients; /* the run's gradients are complete: reduce them (exec_set_reduce) */
     /* Memory (MEM_HOST) of the caller that rows_valid and scale are uploaded from, written by this call and read by the
      * device until the run is done; for captured steps, whose replays read it again (then write it with
      * exec_write_scalars). NULL: the executor's own */
     ExecScalars *scalars;
 } ExecRun;
-/* What a replay reads instead of its ExecRun: call before Backend.replay. */
+/* What a replay reads instead of its ExecRun: call before Backend.replay, when the run before has read them. Rows must be
+ * those of the recording (steps leave masking out where all rows of the rung are valid); the scale may differ. */
 void exec_write_scalars(ExecScalars *scalars, const ExecRun *run);
+/* Begins and ends on QUEUE_COMPUTE: work of other queues lies between. With `scalars` of the caller nothing waits or is
+ * allocated, so a run, and exec_refresh(trainable_only) behind it, may be captured on QUEUE_COMPUTE (not with
+ * time_steps). */
 void exec_run(Exec *exec, const ExecRun *run);
 void exec_sync(Exec *exec);
 
-/* Gradient reduction over ranks, overlapped with backward: after the step that completes a bucket QUEUE_COMM waits for it
- * and `reduce` is called for the slice; QUEUE_COMPUTE waits for the last one at the end of the run. Buckets as from
- * buckets_build; copied. reduce enqueues on QUEUE_COMM and returns. count 0: off. Only in runs with `reduce_gradients`. */
+/* Gradient reduction over ranks, overlapped with backward: after the step that completes a bucket QUEUE_COMM waits for the
+ * queues that wrote it and `reduce` is called for the slice; QUEUE_COMPUTE waits for the last one at the end of the run.
+ * Buckets as from buckets_build of exec_graph and exec_plan, the same on all ranks; copied. reduce enqueues on QUEUE_COMM
+ * and returns. count 0: off. Only in runs with `reduce_gradients`: the last of those that add to the gradients. Buckets
+ * without a step leave first. What reads gradients (OP_SGD, OP_GRAD_NORM) must be in a graph of its own. */
 typedef void (*ExecReduce)(void *context, Backend *backend, const Bucket *bucket, void *slice);
-void exec_set_reduce(Exec *exec, const Bucket *buckets, int count, ExecReduce reduce, void *context);
+void exec_set_reduce(Exec *exec, const Bucket *buckets, int count, ExecReduce reduce,
+                     void *context);
 
 const Plan *exec_plan(const Exec *exec);
 const Graph *exec_graph(const Exec *exec); /* after fusion */

@@ -24,7 +24,8 @@ struct Comm {
     /* data[i] = sum over ranks, in place, on the queue. */
     Err *(*all_reduce)(Comm *, void *queue, void *data, size_t count, CommType type);
     Err *(*broadcast)(Comm *, void *queue, void *data, size_t bytes, int root);
-    /* The error of a peer or of the transport that is known by now, else NULL; cheap, call it while waiting. */
+    /* The error of a peer or of the transport that is known by now, else NULL; cheap. Call it while waiting for a queue,
+     * which may never end, and after it, since data of a collective that failed are not valid. */
     Err *(*check)(Comm *);
     /* Gives up: collectives under way end, the communicator can only be closed after it. */
     void (*abort)(Comm *);

@@ -29,16 +29,17 @@
 enum { MEMO_KEY_MAX = 4000 };
 
 typedef struct {
-    const char *dir; /* made if absent */
-    const char *key; /* lines of text, below MEMO_KEY_MAX bytes */
+    const char *dir;         /* made if absent */
+    const char *key;         /* lines of text, below MEMO_KEY_MAX bytes */
     uint32_t samples, views; /* samples * views below 2^32 - 1 */
     size_t record_bytes;     /* of the values of one record */
     uint64_t max_bytes;      /* of the whole file */
 } MemoConfig;
 
 typedef struct {
-    uint64_t capacity, stored; /* records that fit below max_bytes; in the file, orphans of killed runs included */
-    uint64_t damaged;          /* found so far */
+    uint64_t capacity,
+        stored; /* records that fit below max_bytes; in the file, orphans of killed runs included */
+    uint64_t damaged; /* found so far */
     bool writable;
     bool full; /* nothing more is added */
 } MemoStats;

@@ -1,5 +1,5 @@
-/* Batch norm as small kernels (graph.h OP_BN_*): sums by a first kernel into partials and by a second, one-block-a-channel
- * kernel into the result, in fixed order; then one elementwise pass. Reference loops: host/backend/ref_norm.c.
+/* Batch norm as small kernels (graph.h OP_BN_*): sums by a first kernel into partials and by a second, one block for 8
+ * channels, into the result, in fixed order; then one elementwise pass. Reference loops: host/backend/ref_norm.c.
  *
  * Minimum bytes, E = n*hw*c elements of the storage type: stats E read; apply E read (2E with residual), E written (+ E/8
  * bytes of mask); reduce 2E read (+E dy2, +E y or + mask bits), E written where dz is asked for; dx 2E read (+E y or mask
@@ -22,7 +22,8 @@ typedef struct {
     const float *rows_valid;
 } BnShape;
 
-/* Bytes of scratch for stats and reduce. */
+/* Bytes of scratch for stats and reduce; 4-byte aligned. The cut into partial sums depends on the shape and on whether
+ * pointers are aligned to 16 bytes, not on the device. */
 size_t kernel_bn_workspace(int n, int hw, int c);
 KernelStatus kernel_bn_stats(KernelStream stream, BnShape shape, const void *x, float *sums,
                              void *workspace);
@@ -44,7 +45,8 @@ typedef struct {
     const void *y;       /* OUTPUT */
     const uint8_t *bits; /* BITS */
 } BnMaskSource;
-/* dz NULL = not stored; dy2 NULL = none. dz may be dy or dy2. */
+/* dz NULL = not stored; dy2 NULL = none. dz may be dy or dy2. The second sum is added up as dz*(x - mean) in fp32, over
+ * at most 256 rows, then in double. */
 KernelStatus kernel_bn_reduce(KernelStream stream, BnShape shape, const void *dy, const void *dy2,
                               const void *x, const float *coef, BnMaskSource mask, void *dz,
                               float *sums, void *workspace);
@@ -55,8 +57,8 @@ KernelStatus kernel_bn_dparam(KernelStream stream, int c, const float *sums, flo
 KernelStatus kernel_bn_dx(KernelStream stream, BnShape shape, const void *dz, const void *x,
                           const float *coef, const float *sums, BnMaskSource mask, bool frozen,
                           void *dx);
-/* OP_FOLD_BN on OHWI weights [o][taps*i]: w' = w*scale[o], b' = (bias - mean)*scale + beta. w16 (NULL = none): the same
- * rounded to type16. */
+/* OP_FOLD_BN on OHWI weights [o][per_o = taps*i], fp32: w_out = w*scale[o], b_out[o] = (bias - mean)*scale + beta, with
+ * scale = gamma/sqrt(var + eps). bias NULL = zero. w_out may be w. */
 KernelStatus kernel_fold_bn(KernelStream stream, int o, int64_t per_o, const float *w,
                             const float *bias, const float *gamma, const float *beta,
                             const float *mean, const float *var, float eps, float *w_out,

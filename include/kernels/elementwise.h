@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-/* Outputs may be the same memory as an input. ReLU keeps NaN. */
+/* Outputs may be the same memory as an input of the same type. ReLU keeps NaN. */
 KernelStatus kernel_relu(KernelStream stream, KernelType type, int64_t count, const void *x,
                          void *y);
 KernelStatus kernel_relu_bwd(KernelStream stream, KernelType type, int64_t count, const void *dy,
@@ -24,7 +24,7 @@ KernelStatus kernel_pad_channels(KernelStream stream, KernelType to, int64_t row
                                  const float *x, void *y);
 KernelStatus kernel_grad_accumulate(KernelStream stream, KernelType from, int64_t rows, int c,
                                     int c_in, const void *x, bool add, float *grad);
-/* db[c] = or += sum over n, hw of dy; fixed order. workspace: kernel_bias_grad_workspace bytes. */
+/* db[c] = or += sum over n, hw of dy; fixed order. workspace: kernel_bias_grad_workspace bytes, 4-byte aligned. */
 size_t kernel_bias_grad_workspace(int n, int hw, int c);
 KernelStatus kernel_bias_grad(KernelStream stream, KernelType type, int n, int hw, int c,
                               const void *dy, bool add, float *db, void *workspace);
@@ -38,8 +38,9 @@ typedef struct {
     int oh, ow;     /* of y */
     int kernel, stride, pad;
 } PoolShape;
-/* Average divides by kernel^2, padding counted; maximum: index U8 = position in the window, first of ties, NaN wins. The
- * backward kernels gather: each dx element sums its windows in fixed order. */
+/* Average divides by kernel^2, padding counted; maximum: index U8 = position in the window, first of ties, NaN wins;
+ * kernel <= 16, pad < kernel. The backward kernels gather: each dx element sums its windows in fixed order. Where windows
+ * overlap, an element is read once for each of them, from the caches. */
 KernelStatus kernel_avgpool(KernelStream stream, PoolShape shape, const void *x, void *y);
 KernelStatus kernel_avgpool_bwd(KernelStream stream, PoolShape shape, const void *dy, void *dx);
 KernelStatus kernel_maxpool(KernelStream stream, PoolShape shape, const void *x, void *y,

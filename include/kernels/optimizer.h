@@ -11,13 +11,14 @@ extern "C" {
 #endif
 
 /* stats F32 [2]: sum of squares, count of values that are not finite. Summed by blocks of fixed size, in fixed order.
- * workspace: kernel_grad_norm_workspace bytes. Bytes: 4 a parameter. */
+ * workspace: kernel_grad_norm_workspace bytes, 8-byte aligned. All `count` elements take part: padding of the arena
+ * holds zeros. Bytes: 4 a parameter. */
 size_t kernel_grad_norm_workspace(int64_t count);
 KernelStatus kernel_grad_norm(KernelStream stream, int64_t count, const float *grad, float *stats,
                               void *workspace);
 
 /* A stretch of the arena whose elements are treated alike: from `first` to the next segment's first. In device memory,
- * ascending; segments begin at multiples of 16 elements. */
+ * ascending, the first at 0; segments begin at multiples of 16 elements. No segments at all: nothing decays. */
 typedef struct {
     int64_t first;
     float decay; /* factor of weight decay: 0 or 1 */
@@ -27,8 +28,8 @@ typedef struct {
     int64_t count; /* elements of the arenas */
     float *weight, *moment;
     const float *grad;
-    void *
-        copy16; /* NULL = none: the new weights rounded to copy_type (also where a skipped step leaves them) */
+    /* NULL = none: the new weights rounded to copy_type; of a skipped step the old ones. */
+    void *copy16;
     KernelType copy_type;
     const float *hyper;      /* [HYPER_COUNT], order of graph.h */
     const float *stats;      /* [2] or NULL: no clipping, never skipped */

@@ -20,13 +20,14 @@ typedef struct {
     long steps_per_epoch, steps;
     int last_batch; /* of an epoch, when smaller; else 0 */
     char formula[OBJECTIVE_FORMULA_MAX];
-    char device[160];                  /* "cuda: NVIDIA H200 (described), cuDNN 9.19" */
-    char student[64], teacher[64];     /* "resnet50 bf16, 25557032 parameters"; "" without a teacher */
+    char device[160];              /* "cuda: NVIDIA H200 (described), cuDNN 9.19" */
+    char student[64], teacher[64]; /* "resnet50 bf16, 25557032 parameters"; "" without a teacher */
     bool resident, table, captured;
     MemoryOwner owners[DRY_RUN_MAX_OWNERS];
     int n_owners;
     size_t total;
-    bool packed_known; /* the backend tells what its packed weights take; else they are not in the total */
+    bool
+        packed_known; /* the backend tells what its packed weights take; else they are not in the total */
 } DryRunReport;
 
 /* describe: file with the JSON of a described device (for dist.device = cuda or auto), or NULL: the environment variable

@@ -4,8 +4,8 @@
 
 #include "backend/backend.h"
 #include "base/err.h"
-#include "kernels/distill_spec.h"
 #include "graph/graph.h"
+#include "kernels/distill_spec.h"
 
 #define STUDENT_PREFIX "student."
 #define TEACHER_PREFIX "teacher."

@@ -31,7 +31,7 @@ typedef struct {
     float loss_scale[LOSS_SCALE_FIELDS]; /* scale, good steps; {1, 0} without one */
     int nonfinite_streak; /* steps in a row whose update was skipped with the loss scale at its lowest */
     long nonfinite_total; /* updates skipped, those that only lowered the loss scale too */
-    Meter epoch_meter;                                 /* of the epoch in progress */
+    Meter epoch_meter;    /* of the epoch in progress */
     double best_top1, last_top1, last_top5, last_loss; /* percent; < 0: none yet */
     uint32_t best_epoch, last_epoch;                   /* from 1 */
     double teacher_top1;                               /* percent, < 0: no teacher */
@@ -90,10 +90,10 @@ typedef struct {
     LossScaling scaling;
     StepGraph wiring; /* of `step` */
     Feed *feed;
-    TeacherTable *table;      /* NULL: the teacher runs in the step */
-    bool table_filled;        /* for table_epoch */
+    TeacherTable *table; /* NULL: the teacher runs in the step */
+    bool table_filled;   /* for table_epoch */
     uint32_t table_epoch;
-    bool capture;             /* steps are recorded and replayed */
+    bool capture; /* steps are recorded and replayed */
     Capture captures[MAX_CAPTURES];
     int n_captures;
     Metrics *metrics;

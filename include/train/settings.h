@@ -23,8 +23,9 @@ typedef struct {
     uint64_t seed;
     bool deterministic;
     /* [data] */
-    const char *dataset; /* what dataset_open takes, or SHAPE_PREFIX and the options: dry runs only */
-    int workers; /* -1 = chosen by the number of cores */
+    const char
+        *dataset; /* what dataset_open takes, or SHAPE_PREFIX and the options: dry runs only */
+    int workers;  /* -1 = chosen by the number of cores */
     Switch resident;
     /* [augment] */
     int padding;

@@ -18,5 +18,7 @@ void step_submit(Run *run, const Batch *batch);
 Err *step_land_previous(Run *run);
 /* The same for every step in flight: before an evaluation, a checkpoint, the end. */
 Err *step_land_all(Run *run);
+/* Kinds of steps recorded so far. */
+int step_recordings(const Run *run);
 
 #endif

@@ -10,6 +10,8 @@ typedef struct {
     uint32_t best_epoch, epochs;
     double train_seconds, images_per_s;
     long steps;
+    bool resident;  /* batches were made on the device */
+    int recordings; /* kinds of steps that were recorded and replayed by this part of the run */
 } RunResult;
 
 /* Opens, prepares, trains to the end, saves, closes. EXIT_PREEMPTED / EXIT_INTERRUPTED after a signal (checkpoint

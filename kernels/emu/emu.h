@@ -30,13 +30,16 @@
 
 /* ---- Vector types of CUDA C ---- */
 #define EMU_VECTORS(base, name)                                                                    \
-    struct name##2 {                                                                               \
+    struct name##2                                                                                 \
+    {                                                                                              \
         base x, y;                                                                                 \
     };                                                                                             \
-    struct name##3 {                                                                               \
+    struct name##3                                                                                 \
+    {                                                                                              \
         base x, y, z;                                                                              \
     };                                                                                             \
-    struct name##4 {                                                                               \
+    struct name##4                                                                                 \
+    {                                                                                              \
         base x, y, z, w;                                                                           \
     };                                                                                             \
     static inline name##2 make_##name##2(base x, base y)                                           \
@@ -77,7 +80,8 @@ struct bf16_t {
     uint16_t bits;
 };
 
-namespace emu {
+namespace emu
+{
 
 static inline uint32_t bits_of(float x)
 {
@@ -275,7 +279,8 @@ static inline half_t __float2half_rn(float x)
     if (size >= 0x477ff000u) { /* 65520 and above round to infinity */
         return {(uint16_t)(sign | 0x7c00u)};
     }
-    if (size < 0x38800000u) { /* below 2^-14: adding 0.5 leaves multiples of 2^-24 in the low bits, rounded to even */
+    if (size <
+        0x38800000u) { /* below 2^-14: adding 0.5 leaves multiples of 2^-24 in the low bits, rounded to even */
         const float shifted = emu::float_of(size) + 0.5f;
         return {(uint16_t)(sign | (emu::bits_of(shifted) - emu::bits_of(0.5f)))};
     }

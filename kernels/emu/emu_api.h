@@ -1,7 +1,7 @@
 /* Switches and counters of the emulator, for tests. Plain C.
  *
  * Build (one shared object; -DCUDISTILL_EMU also for the C files that use it):
- *     g++ -std=c++17 -O2 -g -fPIC -DCUDISTILL_EMU -Ikernels/emu/include -Iinclude -I. -Wall -Wextra -Wshadow \
+ *     g++ -std=c++17 -O2 -g -fPIC -DCUDISTILL_EMU -Ikernels/emu/include -Iinclude -I. -Wall -Wextra -Wno-unknown-pragmas \
  *         -c kernels/emu/emu_block.cpp (and the other kernels/emu/emu_*.cpp)
  *     g++ (the same) -x c++ -c kernels/NAME.cu
  *     link with -lstdc++ -lpthread -lm -lrt

@@ -9,7 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#if !defined(__x86_64__)
+#if !defined(__x86_64__) || defined(EMU_PORTABLE)
+#define EMU_UCONTEXT 1
 #include <ucontext.h>
 #endif
 
@@ -27,18 +28,20 @@
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-namespace emu {
+namespace emu
+{
 
 int lane;
 Exchange *deposit;
 Counts counts;
 
-namespace {
+namespace
+{
 
 #ifdef EMU_ASAN
-enum : size_t { STACK_BYTES = 512 * 1024 };
+enum : size_t { STACK_BYTES = 1024 * 1024 };
 #else
-enum : size_t { STACK_BYTES = 128 * 1024 };
+enum : size_t { STACK_BYTES = 256 * 1024 };
 #endif
 enum : size_t {
     PAGE = 4096,
@@ -53,7 +56,7 @@ struct Fiber {
     char *stack; /* lowest usable byte */
     size_t bytes;
     void *fake_stack; /* AddressSanitizer's */
-#if defined(__x86_64__)
+#ifndef EMU_UCONTEXT
     void *top; /* saved stack pointer */
 #else
     ucontext_t context;
@@ -108,7 +111,7 @@ struct Engine {
 };
 Engine *engine;
 
-#if defined(__x86_64__)
+#ifndef EMU_UCONTEXT
 extern "C" void emu_swap_stack(void **save, void *load);
 __asm__(".text\n"
         ".p2align 4\n"
@@ -139,7 +142,7 @@ void swap(Fiber *from, Fiber *to)
 #ifdef EMU_ASAN
     __sanitizer_start_switch_fiber(&from->fake_stack, to->stack, to->bytes);
 #endif
-#if defined(__x86_64__)
+#ifndef EMU_UCONTEXT
     emu_swap_stack(&from->top, to->top);
 #else
     swapcontext(&from->context, &to->context);
@@ -163,7 +166,7 @@ Fiber *make_fiber()
     Fiber *const fiber = new Fiber();
     fiber->stack = memory + PAGE;
     fiber->bytes = STACK_BYTES;
-#if defined(__x86_64__)
+#ifndef EMU_UCONTEXT
     /* As emu_swap_stack leaves it: six registers, the address to return to, and an empty slot that keeps the
      * alignment of a called function. */
     void **const top = reinterpret_cast<void **>(fiber->stack + STACK_BYTES) - 8;
@@ -276,7 +279,8 @@ Stop uniform(const int *at, int total, const char *what)
     std::string text;
     for (int stop = 0; stop < STOPS; stop++) {
         if (at[stop] > 0) {
-            text += (text.empty() ? "" : ", ") + std::to_string(at[stop]) + " at " + STOP_NAME[stop];
+            text +=
+                (text.empty() ? "" : ", ") + std::to_string(at[stop]) + " at " + STOP_NAME[stop];
         }
     }
     fail("divergent barrier: of the %d %s: %s", total, what, text.c_str());
@@ -314,7 +318,8 @@ bool pick_next()
     for (;;) {
         Warp *const warp = running_warp();
         if (e->turn < warp->lanes) {
-            lane = (int)in_order((uint64_t)e->turn++, (uint64_t)warp->lanes, warp->factor, warp->shift);
+            lane = (int)in_order((uint64_t)e->turn++, (uint64_t)warp->lanes, warp->factor,
+                                 warp->shift);
             deposit = &warp->exchange[warp->parity];
             set_thread(e->warp_now * LANES + (unsigned)lane);
             return true;
@@ -326,8 +331,7 @@ bool pick_next()
             continue;
         }
         if (++e->warp_turn < e->warps) {
-            e->warp_now =
-                (unsigned)in_order(e->warp_turn, e->warps, e->warp_factor, e->warp_shift);
+            e->warp_now = (unsigned)in_order(e->warp_turn, e->warps, e->warp_factor, e->warp_shift);
             begin_round(running_warp());
             continue;
         }
@@ -478,7 +482,8 @@ void run_cluster(uint64_t first)
     for (const Block &block : e->blocks) {
         end_block(block);
         if (block.touched_remote) {
-            fail("a block reads its neighbour's shared memory after the last cluster_sync(): the neighbour "
+            fail("a block reads its neighbour's shared memory after the last cluster_sync(): the "
+                 "neighbour "
                  "may have ended");
         }
     }

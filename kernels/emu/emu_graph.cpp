@@ -6,7 +6,8 @@
 #include <algorithm>
 #include <thread>
 
-namespace emu {
+namespace emu
+{
 
 struct Node {
     WorkRef work;
@@ -22,7 +23,8 @@ struct Capture {
     bool invalid = false, ended = false;
 };
 
-namespace {
+namespace
+{
 
 /* A launch: its nodes one by one. */
 struct GraphRun : Work {
@@ -213,7 +215,8 @@ struct CUgraphExec_st {
     emu::Point last; /* its launches do not overlap */
 };
 
-namespace {
+namespace
+{
 
 cudaError_t begin_capture(cudaStream_t handle, cudaStreamCaptureMode mode)
 {
@@ -332,7 +335,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle, enum cudaStreamCaptureSta
     if (stream == nullptr) {
         return emu::keep(cudaErrorInvalidResourceHandle);
     }
-    *status = stream->capture == nullptr  ? cudaStreamCaptureStatusNone
+    *status = stream->capture == nullptr ? cudaStreamCaptureStatusNone
               : stream->capture->invalid ? cudaStreamCaptureStatusInvalidated
                                          : cudaStreamCaptureStatusActive;
     return cudaSuccess;

@@ -17,7 +17,8 @@
 #include <string>
 #include <vector>
 
-namespace emu {
+namespace emu
+{
 
 /* ---- Settings ---- */
 enum {
@@ -104,7 +105,7 @@ struct Stream {
 cudaError_t enqueue(cudaStream_t stream, WorkRef work, Point *point);
 /* With the lock. `after`: what it waits for besides the stream's own order. */
 Point push(const StreamRef &stream, WorkRef work, std::vector<Point> after);
-StreamRef find_stream(cudaStream_t stream); /* with the lock; NULL where it is none */
+StreamRef find_stream(cudaStream_t stream);  /* with the lock; NULL where it is none */
 const std::vector<StreamRef> &all_streams(); /* with the lock; the first is stream 0 */
 /* Waits until the point is reached; meanwhile the device runs freely. */
 void wait_for(std::unique_lock<std::mutex> &held, const Point &point);

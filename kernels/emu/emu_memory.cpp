@@ -6,12 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-namespace emu {
+namespace emu
+{
 
 uintptr_t allocation_base;
 size_t allocation_bytes;
 
-namespace {
+namespace
+{
 
 enum { ALIGNMENT = 256, RECENT = 8, POISON = 0xff };
 

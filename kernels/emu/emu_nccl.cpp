@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -20,7 +21,8 @@
 #include <thread>
 #include <unistd.h>
 
-namespace {
+namespace
+{
 
 enum { MOST_RANKS = 16 };
 enum : size_t { CHUNK = 256 * 1024 };
@@ -136,8 +138,9 @@ void check_peers(Member *member, Clock::time_point since)
         if (rank == member->rank || peer.finalized.load() != 0) {
             continue;
         }
-        if (peer.gone.load() != 0 ||
-            (peer.here.load() != 0 && process_ended((pid_t)peer.process.load()))) {
+        const bool ended = peer.process.load() != 0 && process_ended((pid_t)peer.process.load());
+        /* It may have left in good order since the first look. */
+        if (peer.finalized.load() == 0 && (peer.gone.load() != 0 || ended)) {
             set_error(member, ncclRemoteError, "rank " + std::to_string(rank) + " has gone");
             return;
         }
@@ -337,8 +340,12 @@ std::string memory_name(const ncclUniqueId &id)
         hash = emu::mix_bits(hash ^ (unsigned char)byte);
     }
     char text[64];
-    snprintf(text, sizeof text, "/cudistill-emu-%016llx", (unsigned long long)hash);
-    return text;
+    snprintf(text, sizeof text, "/cudistill-emu-%016llx-", (unsigned long long)hash);
+    std::string name = text;
+    for (size_t i = 0; i < 64 && isalnum((unsigned char)id.internal[i]); i++) { /* for people */
+        name += id.internal[i];
+    }
+    return name;
 }
 
 ncclResult_t join(const MemberRef &member)
@@ -347,8 +354,7 @@ ncclResult_t join(const MemberRef &member)
     if (file < 0 || ftruncate(file, (off_t)sizeof(Shared)) != 0) {
         return ncclSystemError;
     }
-    void *const memory =
-        mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    void *const memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     close(file);
     if (memory == MAP_FAILED) {
         return ncclSystemError;
@@ -433,7 +439,8 @@ struct ncclComm {
     MemberRef member;
 };
 
-namespace {
+namespace
+{
 
 ncclResult_t collect(ncclComm_t comm, Descriptor what, const void *send, void *receive,
                      cudaStream_t stream)
@@ -495,7 +502,13 @@ ncclResult_t open_member(ncclComm_t *comm, int world, const ncclUniqueId &id, in
         return ncclInProgress;
     }
     wait_settled(member.get());
-    return error_of(member.get());
+    const ncclResult_t error = error_of(member.get());
+    if (error != ncclSuccess) {
+        member->self().gone.store(1);
+        delete *comm;
+        *comm = nullptr;
+    }
+    return error;
 }
 
 } // namespace
@@ -510,7 +523,7 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
     memset(id, 0, sizeof *id);
     const char *const fixed = getenv("NCCL_COMM_ID");
     if (fixed != nullptr && *fixed != 0) {
-        snprintf(id->internal, sizeof id->internal, "at %s", fixed);
+        snprintf(id->internal, sizeof id->internal, "%s", fixed);
         return ncclSuccess;
     }
     return getrandom(id->internal, 32, 0) == 32 ? ncclSuccess : ncclSystemError;

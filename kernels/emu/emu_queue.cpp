@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <iterator>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,19 +24,21 @@ struct CUevent_st {
     std::shared_ptr<double> time_s; /* when it was reached */
 };
 
-namespace emu {
+namespace emu
+{
 
-namespace {
+namespace
+{
 
 using Clock = std::chrono::steady_clock;
 
 enum {
-    LAG_US = 500,     /* so long after the last call of the host the device works on by itself */
-    IDLE_US = 50,     /* between two looks at work that waits for other processes */
-    BURST = 64,       /* pieces that the device may do at such a time, at most */
-    FAVOUR = 48,      /* picks for which a stream stays preferred, at most */
+    LAG_US = 500,      /* so long after the last call of the host the device works on by itself */
+    IDLE_US = 50,      /* between two looks at work that waits for other processes */
+    BURST = 64,        /* pieces that the device may do at such a time, at most */
+    FAVOUR = 48,       /* picks for which a stream stays preferred, at most */
     FAVOUR_OUT_OF = 8, /* one pick in so many is of any stream */
-    EARLY_OUT_OF = 64 /* after one submission in so many the device may begin */
+    EARLY_OUT_OF = 64  /* after one submission in so many the device may begin */
 };
 
 struct Device {
@@ -46,7 +49,7 @@ struct Device {
     std::vector<CUevent_st *> events;
     pid_t process = 0;
     bool started = false;
-    int waiting = 0;    /* hosts that wait: the device runs freely */
+    int waiting = 0;     /* hosts that wait: the device runs freely */
     int64_t allowed = 0; /* pieces that it may do otherwise */
     uint64_t ticket = 0;
     uint64_t seed = 0, draws = 0;
@@ -98,8 +101,11 @@ StreamRef choose(Device &d, const std::vector<StreamRef> &idle)
                                      return a->queue.front().ticket < b->queue.front().ticket;
                                  });
     }
-    if (d.favoured-- <= 0) {
-        d.favourite = d.streams[draw(d.streams.size())];
+    if (d.favoured-- <= 0 || d.favourite == nullptr || d.favourite->queue.empty()) {
+        std::vector<StreamRef> busy;
+        std::copy_if(d.streams.begin(), d.streams.end(), std::back_inserter(busy),
+                     [](const StreamRef &stream) { return !stream->queue.empty(); });
+        d.favourite = busy[draw(busy.size())];
         d.favoured = (int)draw(FAVOUR);
     }
     if (draw(FAVOUR_OUT_OF) != 0 &&
@@ -256,7 +262,8 @@ cudaError_t device_error()
 }
 
 /* ---- Queues ---- */
-namespace {
+namespace
+{
 
 struct Once : Work {
     std::function<void()> run;
@@ -373,7 +380,8 @@ void wait_for_all(std::unique_lock<std::mutex> &held)
 }
 
 /* ---- Streams ---- */
-namespace {
+namespace
+{
 
 cudaError_t create_stream(cudaStream_t *stream, unsigned flags)
 {
@@ -527,11 +535,11 @@ cudaError_t record_event(cudaEvent_t handle_of_event, cudaStream_t handle)
     event->captured = CapturedPoint();
     event->recorded = true;
     event->time_s = time_s;
-    event->point = push(stream, make_work([time_s] {
-                            *time_s = std::chrono::duration<double>(Clock::now().time_since_epoch())
-                                          .count();
-                        }),
-                        {});
+    event->point =
+        push(stream, make_work([time_s] {
+                 *time_s = std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+             }),
+             {});
     return cudaSuccess;
 }
 

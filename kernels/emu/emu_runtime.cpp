@@ -5,8 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
-namespace emu {
-namespace {
+namespace emu
+{
+namespace
+{
 
 enum { MULTIPROCESSORS = 132, THREADS_A_MULTIPROCESSOR = 2048, MOST_BLOCKS = 32 };
 
@@ -19,7 +21,7 @@ int device_count()
 cudaError_t check_device(int device)
 {
     const cudaError_t error = device_error();
-    return error != cudaSuccess ? error
+    return error != cudaSuccess                     ? error
            : device < 0 || device >= device_count() ? cudaErrorInvalidDevice
                                                     : cudaSuccess;
 }

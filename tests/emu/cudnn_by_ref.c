@@ -73,6 +73,20 @@ bool engines_can_run(const Engines *engines)
 
 /* ---- What is taken ---- */
 
+/* Whether the list of words separated by commas has it. */
+static bool listed(const char *words, const char *word)
+{
+    const size_t length = strlen(word);
+    for (const char *at = words; at && *at; at += *at == ',') {
+        const size_t here = strcspn(at, ",");
+        if (here == length && strncmp(at, word, length) == 0) {
+            return true;
+        }
+        at += here;
+    }
+    return false;
+}
+
 static bool refused_by_user(const CudnnConvSpec *s, char reason[ENGINE_REASON_MAX])
 {
     const char *words = getenv("CUDISTILL_EMU_REFUSE");
@@ -81,8 +95,8 @@ static bool refused_by_user(const CudnnConvSpec *s, char reason[ENGINE_REASON_MA
         bool has;
     } features[] = {{"affine", s->affine}, {"stats", s->stats},       {"drelu_bn", s->drelu_bn},
                     {"bias", s->bias},     {"residual", s->residual}, {"relu", s->relu}};
-    for (size_t i = 0; words && i < sizeof features / sizeof features[0]; i++) {
-        if (features[i].has && strstr(words, features[i].word)) {
+    for (size_t i = 0; i < sizeof features / sizeof features[0]; i++) {
+        if (features[i].has && listed(words, features[i].word)) {
             (void)snprintf(reason, ENGINE_REASON_MAX, "CUDISTILL_EMU_REFUSE has %s",
                            features[i].word);
             return true;

@@ -144,8 +144,7 @@ static inline KernelStatus run_kernel(const Problem *p, const Layout *layout, Di
     const Problem old = {.n = p->n, .c = p->c, .dtype = r->dz_type};
     char *z = device_rows(p, p->z, p->dtype, layout->gap_z, layout->offset, &bytes);
     char *t = device_rows(p, p->t, layout->t_type, layout->gap_t, layout->offset, &bytes);
-    char *dz =
-        device_rows(&old, r->dz, layout->dz_type, layout->gap_dz, layout->offset, &dz_bytes);
+    char *dz = device_rows(&old, r->dz, layout->dz_type, layout->gap_dz, layout->offset, &dz_bytes);
     const size_t dz_size = dtype_size(layout->dz_type);
     const size_t offset = (size_t)layout->offset;
     in.z = p->no_student ? NULL : z + offset * dtype_size(p->dtype);
@@ -197,7 +196,7 @@ static inline KernelStatus run_kernel(const Problem *p, const Layout *layout, Di
 typedef struct {
     double delta; /* relative error of a probability */
     double reach; /* largest |x - x0| / T */
-    double gain;  /* sum over terms of |a| factor (|form coefficients|) max(1, 1/T_eff) + |b| mass */
+    double gain; /* sum over terms of |a| factor (|form coefficients|) max(1, 1/T_eff) + |b| mass */
     double value; /* the same without 1/T */
 } Bound;
 
@@ -306,9 +305,9 @@ static inline double compare_with_ref(const Problem *p, const Layout *layout, Di
         const double have = (double)((float *)got.sums)[i];
         const double each =
             (b.value + 1 + (double)p->spec.energy_temperature) * b.delta * (1 + b.reach);
-        const double bound = is_count(i) ? 0
-                                         : p->n * (each + 0x1p-23 * b.value * (1 + b.reach)) +
-                                               0x1p-23 * fabs(want);
+        const double bound =
+            is_count(i) ? 0
+                        : p->n * (each + 0x1p-23 * b.value * (1 + b.reach)) + 0x1p-23 * fabs(want);
         if (!(fabs(have - want) <= bound)) {
             fail_msg("%s, form %s, C %d: sum %d: %.9g, definition %.9g, bound %.3g", p->name,
                      form_names[form], p->c, i, have, want, bound);

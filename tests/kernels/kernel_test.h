@@ -215,8 +215,8 @@ static inline float *output_values(const Outputs *outputs, int i, KernelType typ
 static inline int kernel_orders(void)
 {
     const char *const text = getenv("CUDISTILL_EMU_ORDERS");
-    const int orders = text != NULL && *text != 0 ? atoi(text) : 3;
-    return orders < 1 ? 1 : orders > 3 ? 3 : orders;
+    const long orders = text != NULL && *text != 0 ? strtol(text, NULL, 10) : 3;
+    return orders < 1 ? 1 : orders > 3 ? 3 : (int)orders;
 }
 
 static inline void outputs_equal(const Outputs *first, const Outputs *now, int order)

@@ -13,9 +13,9 @@
 typedef struct {
     int n, hw, c;
 } Size;
-static const Size sizes[] = {{4, 9, 1},   {3, 5, 3},  {2, 7, 17},  {5, 4, 19}, {3, 16, 58},
-                             {8, 25, 64}, {3, 3, 130}, {2, 1, 2048}, {1, 1, 1},  {1, 1, 19},
-                             {70, 64, 16}, {2, 30, 24}, {1, 9, 264}, {3, 40, 116}};
+static const Size sizes[] = {{4, 9, 1},    {3, 5, 3},   {2, 7, 17},   {5, 4, 19},  {3, 16, 58},
+                             {8, 25, 64},  {3, 3, 130}, {2, 1, 2048}, {1, 1, 1},   {1, 1, 19},
+                             {70, 64, 16}, {2, 30, 24}, {1, 9, 264},  {3, 40, 116}};
 enum { SIZES = sizeof sizes / sizeof *sizes };
 static const KernelType types[] = {KERNEL_F32, KERNEL_BF16, KERNEL_F16};
 static const BnMask masks[] = {BN_MASK_NONE, BN_MASK_OUTPUT, BN_MASK_BITS, BN_MASK_REMAKE};
@@ -385,9 +385,8 @@ static void test_fold(void **state)
         device_free_all();
         for (int o = 0; o < CHANNELS; o++) {
             const double scale = (double)c.gamma[o] / sqrt((double)c.var[o] + (double)c.eps);
-            const double want =
-                ((k == 1 ? 0.0 : (double)c.sums[o]) - (double)c.mean[o]) * scale +
-                (double)c.beta[o];
+            const double want = ((k == 1 ? 0.0 : (double)c.sums[o]) - (double)c.mean[o]) * scale +
+                                (double)c.beta[o];
             close_to(&check, (size_t)o, (double)bias[o], want, U * fabs(want) + 1e-12);
             for (int i = 0; i < per_o[k]; i++) {
                 const size_t at = (size_t)o * (size_t)per_o[k] + (size_t)i;
@@ -475,8 +474,8 @@ static void test_apply(void **state)
 static void test_apply_special(void **state)
 {
     (void)state;
-    Case c = {.type = KERNEL_F16, .n = 1, .hw = 1, .c = 8, .rows = ROWS_ALL, .relu = true,
-              .bits = true};
+    Case c = {
+        .type = KERNEL_F16, .n = 1, .hw = 1, .c = 8, .rows = ROWS_ALL, .relu = true, .bits = true};
     case_fill(&c, 5);
     for (int i = 0; i < 8; i++) {
         c.x[i] = 1.0f;
@@ -500,18 +499,18 @@ static void test_apply_special(void **state)
 /* ---- Backward ---- */
 static BnMaskSource case_mask(const Case *c)
 {
-    return (BnMaskSource){
-        .kind = c->mask,
-        .y = c->mask == BN_MASK_OUTPUT ? case_array(c, c->y) : NULL,
-        .bits = c->mask == BN_MASK_BITS ? device_copy_at(c->mask_bits, mask_bytes(c), c->offset)
-                                        : NULL};
+    return (BnMaskSource){.kind = c->mask,
+                          .y = c->mask == BN_MASK_OUTPUT ? case_array(c, c->y) : NULL,
+                          .bits = c->mask == BN_MASK_BITS
+                                      ? device_copy_at(c->mask_bits, mask_bytes(c), c->offset)
+                                      : NULL};
 }
 
 static bool is_open(const Case *c, size_t i)
 {
     const size_t channels = (size_t)c->c;
-    float remade = fmaf(c->x[i], c->coef[2 * channels + i % channels],
-                        c->coef[3 * channels + i % channels]);
+    float remade =
+        fmaf(c->x[i], c->coef[2 * channels + i % channels], c->coef[3 * channels + i % channels]);
     kernel_round(c->type, &remade, 1);
     switch (c->mask) {
     case BN_MASK_OUTPUT:
@@ -704,7 +703,8 @@ static void test_bytes(void **state)
     for (int k = 0; k < 2; k++) {
         for (int t = 0; t < 3; t++) {
             Case c = {.type = types[t], .n = 40, .hw = 100, .c = channels[k], .rows = ROWS_ALL};
-            const double bits = (double)mask_row(&c) / (double)c.c / (double)kernel_type_size(c.type);
+            const double bits =
+                (double)mask_row(&c) / (double)c.c / (double)kernel_type_size(c.type);
             case_fill(&c, 3);
             count_case(&c, run_stats, "bn_stats", 1, 0);
             count_case(&c, run_apply, "bn_apply", 1, 1);
@@ -750,12 +750,18 @@ static void test_bad_arguments(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stats),          cmocka_unit_test(test_stats_long),
-        cmocka_unit_test(test_finalize_and_infer), cmocka_unit_test(test_running),
-        cmocka_unit_test(test_dparam),         cmocka_unit_test(test_fold),
-        cmocka_unit_test(test_apply),          cmocka_unit_test(test_apply_special),
-        cmocka_unit_test(test_reduce),         cmocka_unit_test(test_dx),
-        cmocka_unit_test(test_bytes),          cmocka_unit_test(test_bad_arguments),
+        cmocka_unit_test(test_stats),
+        cmocka_unit_test(test_stats_long),
+        cmocka_unit_test(test_finalize_and_infer),
+        cmocka_unit_test(test_running),
+        cmocka_unit_test(test_dparam),
+        cmocka_unit_test(test_fold),
+        cmocka_unit_test(test_apply),
+        cmocka_unit_test(test_apply_special),
+        cmocka_unit_test(test_reduce),
+        cmocka_unit_test(test_dx),
+        cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_bad_arguments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -41,9 +41,9 @@ static void test_all_specs(void **state)
 {
     (void)state;
     static const Shape shapes[] = {
-        {DISTILL_WARP, 2, 9},    {DISTILL_WARP, 3, 9},       {DISTILL_WARP, 10, 9},
-        {DISTILL_WARP, 100, 9},  {DISTILL_WARP, 129, 5},     {DISTILL_WARP, 1001, 4},
-        {DISTILL_BLOCK, 3, 9},   {DISTILL_BLOCK, 1025, 4},   {DISTILL_TWO_SWEEP, 2, 9},
+        {DISTILL_WARP, 2, 9},     {DISTILL_WARP, 3, 9},       {DISTILL_WARP, 10, 9},
+        {DISTILL_WARP, 100, 9},   {DISTILL_WARP, 129, 5},     {DISTILL_WARP, 1001, 4},
+        {DISTILL_BLOCK, 3, 9},    {DISTILL_BLOCK, 1025, 4},   {DISTILL_TWO_SWEEP, 2, 9},
         {DISTILL_CLUSTER, 10, 5}, {DISTILL_CLUSTER, 1025, 3}, {DISTILL_TWO_SWEEP, 100, 6}};
     run_shapes(shapes, sizeof shapes / sizeof *shapes, spec_count() + 24);
 }
@@ -53,11 +53,10 @@ static void test_shapes(void **state)
 {
     (void)state;
     static const int specs[] = {SPEC_KD, SPEC_SMOOTHING, 4, SPEC_ROW_T, SPEC_BANDS, 9, 17, 25};
-    static const Shape shapes[] = {{DISTILL_WARP, 1000, 6},      {DISTILL_WARP, 1024, 4},
-                                   {DISTILL_WARP, 512, 4},       {DISTILL_WARP, 513, 4},
-                                   {DISTILL_BLOCK, 4099, 3},     {DISTILL_TWO_SWEEP, 4099, 3},
-                                   {DISTILL_BLOCK, 21843, 1},    {DISTILL_CLUSTER, 21843, 1},
-                                   {DISTILL_TWO_SWEEP, 32000, 1}};
+    static const Shape shapes[] = {
+        {DISTILL_WARP, 1000, 6},   {DISTILL_WARP, 1024, 4},     {DISTILL_WARP, 512, 4},
+        {DISTILL_WARP, 513, 4},    {DISTILL_BLOCK, 4099, 3},    {DISTILL_TWO_SWEEP, 4099, 3},
+        {DISTILL_BLOCK, 21843, 1}, {DISTILL_CLUSTER, 21843, 1}, {DISTILL_TWO_SWEEP, 32000, 1}};
     double worst = 0;
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
@@ -91,8 +90,8 @@ static void test_largest_class_count(void **state)
 static void test_storage_types(void **state)
 {
     (void)state;
-    static const Shape shapes[] = {{DISTILL_WARP, 3, 5},     {DISTILL_WARP, 100, 5},
-                                   {DISTILL_WARP, 1003, 3},  {DISTILL_BLOCK, 1096, 3},
+    static const Shape shapes[] = {{DISTILL_WARP, 3, 5},      {DISTILL_WARP, 100, 5},
+                                   {DISTILL_WARP, 1003, 3},   {DISTILL_BLOCK, 1096, 3},
                                    {DISTILL_CLUSTER, 400, 3}, {DISTILL_TWO_SWEEP, 520, 3}};
     static const DType types[] = {DT_BF16, DT_F16};
     for (int type = 0; type < 2; type++) {
@@ -105,8 +104,8 @@ static void test_storage_types(void **state)
                 problem_free(&p);
             }
         }
-        print_message("logits and gradient of type %d: largest used share %.3f\n",
-                      (int)types[type], worst);
+        print_message("logits and gradient of type %d: largest used share %.3f\n", (int)types[type],
+                      worst);
     }
 }
 
@@ -249,8 +248,7 @@ static void test_bytes(void **state)
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (int type = 0; type < 2; type++) {
             const int sweeps = shapes[s].form == DISTILL_TWO_SWEEP ? 2 : 1;
-            Problem p =
-                problem_new(shapes[s].classes, shapes[s].n, types[type], SPEC_KD, 3.0);
+            Problem p = problem_new(shapes[s].classes, shapes[s].n, types[type], SPEC_KD, 3.0);
             check_bytes(&p, shapes[s].form, sweeps);
             problem_free(&p);
             if (sweeps == 1) {
@@ -267,9 +265,12 @@ static void test_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_specs),        cmocka_unit_test(test_shapes),
-        cmocka_unit_test(test_largest_class_count), cmocka_unit_test(test_storage_types),
-        cmocka_unit_test(test_layouts),          cmocka_unit_test(test_thread_orders),
+        cmocka_unit_test(test_all_specs),
+        cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_largest_class_count),
+        cmocka_unit_test(test_storage_types),
+        cmocka_unit_test(test_layouts),
+        cmocka_unit_test(test_thread_orders),
         cmocka_unit_test(test_rows_stand_alone),
 #ifdef CUDISTILL_EMU
         cmocka_unit_test(test_bytes),

@@ -209,8 +209,7 @@ static void test_nan_stays_in_its_row(void **state)
                                         (float *)clean.rows + row * ROW_FIELDS,
                                         ROW_FIELDS * sizeof(float));
                     assert_memory_equal((float *)r.dz + row * CLASSES,
-                                        (float *)clean.dz + row * CLASSES,
-                                        CLASSES * sizeof(float));
+                                        (float *)clean.dz + row * CLASSES, CLASSES * sizeof(float));
                 }
             }
             result_free(&r);
@@ -264,8 +263,8 @@ static void test_bad_rows_are_not_right(void **state)
                          "not finite %g",
                          (double)bad[value], where, teacher ? "teacher" : "student",
                          form_names[forms[form]], (double)sums[SUM_TOP1], (double)sums[SUM_TOP5],
-                         (double)sums[SUM_TTOP1], (double)sums[SUM_TTOP5],
-                         (double)sums[SUM_AGREE], (double)sums[SUM_NONFINITE]);
+                         (double)sums[SUM_TTOP1], (double)sums[SUM_TTOP5], (double)sums[SUM_AGREE],
+                         (double)sums[SUM_NONFINITE]);
             }
             result_free(&r);
         }

@@ -24,6 +24,12 @@ static void take_column(const RowValue *v, float *value, int32_t *column)
     *column = v->source == SOURCE_ROW ? v->column : -1;
 }
 
+static void *room(Uploads *u, size_t bytes)
+{
+    u->all[u->count] = device_bytes(NULL, bytes);
+    return u->all[u->count++];
+}
+
 static Call call_new(const Problem *p)
 {
     Call call = {.uploads = {.count = 0}};
@@ -41,11 +47,10 @@ static Call call_new(const Problem *p)
     loss->labels = upload(u, p->labels, (size_t)p->n * sizeof(int32_t));
     loss->rows_valid = upload(u, &valid, sizeof valid);
     loss->scale = upload(u, &scale, sizeof scale);
-    loss->dz = upload(u, p->z, elements);
-    loss->rows = upload(u, p->row_params, (size_t)p->n * ROW_FIELDS * sizeof(float));
-    loss->sums = upload(u, p->row_params, SUM_FIELDS * sizeof(float));
-    loss->workspace = device_bytes(NULL, cudistill_workspace(p->n, p->c));
-    u->all[u->count++] = loss->workspace;
+    loss->dz = room(u, elements);
+    loss->rows = room(u, (size_t)p->n * ROW_FIELDS * sizeof(float));
+    loss->sums = room(u, SUM_FIELDS * sizeof(float));
+    loss->workspace = room(u, cudistill_workspace(p->n, p->c));
     loss->row_values = upload(u, p->row_params, (size_t)p->n * PROBLEM_COLUMNS * sizeof(float));
     loss->row_columns = PROBLEM_COLUMNS;
     loss->thresholds = upload(u, p->theta, sizeof p->theta);
@@ -93,8 +98,8 @@ static Result call_results(const Problem *p, const Call *call)
                        cudaMemcpyDeviceToHost));
     CUDA_OK(cudaMemcpy(r.rows, call->loss.rows, (size_t)p->n * ROW_FIELDS * sizeof(float),
                        cudaMemcpyDeviceToHost));
-    CUDA_OK(cudaMemcpy(r.sums, call->loss.sums, SUM_FIELDS * sizeof(float),
-                       cudaMemcpyDeviceToHost));
+    CUDA_OK(
+        cudaMemcpy(r.sums, call->loss.sums, SUM_FIELDS * sizeof(float), cudaMemcpyDeviceToHost));
     return r;
 }
 
@@ -106,8 +111,8 @@ static void test_options(void **state)
     int cases = 0;
     for (int i = 0; i < spec_count(); i++) {
         Problem p = problem_new(CLASSES, ROWS, DT_F32, i, 2.0);
-        const bool plain = p.spec.n_terms <= 1 && !p.has_targets && !p.no_labels &&
-                           !p.no_student && !p.spec.statistics_only;
+        const bool plain = p.spec.n_terms <= 1 && !p.has_targets && !p.no_labels && !p.no_student &&
+                           !p.spec.statistics_only;
         if (plain) {
             Call call = call_new(&p);
             const int status = cudistill_loss(&call.loss, NULL);
@@ -182,9 +187,9 @@ static void test_statuses(void **state)
     const CudistillLoss good = call.loss;
     CudistillLoss bad[14];
     static const int want[14] = {
-        CUDISTILL_BAD_SHAPE,   CUDISTILL_BAD_SHAPE,   CUDISTILL_BAD_SHAPE,   CUDISTILL_BAD_TYPE,
-        CUDISTILL_NO_POINTER,  CUDISTILL_NO_POINTER,  CUDISTILL_NO_POINTER,  CUDISTILL_NO_POINTER,
-        CUDISTILL_BAD_OPTION,  CUDISTILL_BAD_OPTION,  CUDISTILL_BAD_OPTION,  CUDISTILL_BAD_MIXTURE,
+        CUDISTILL_BAD_SHAPE,   CUDISTILL_BAD_SHAPE,   CUDISTILL_BAD_SHAPE,  CUDISTILL_BAD_TYPE,
+        CUDISTILL_NO_POINTER,  CUDISTILL_NO_POINTER,  CUDISTILL_NO_POINTER, CUDISTILL_NO_POINTER,
+        CUDISTILL_BAD_OPTION,  CUDISTILL_BAD_OPTION,  CUDISTILL_BAD_OPTION, CUDISTILL_BAD_MIXTURE,
         CUDISTILL_BAD_MIXTURE, CUDISTILL_BAD_MIXTURE,
     };
     for (int i = 0; i < 14; i++) {
@@ -255,8 +260,8 @@ static void test_scan(void **state)
         found = found || energy == got;
     }
     assert_true(found && below == ROWS / 2 && got < 0);
-    assert_int_equal(
-        cudistill_select(NULL, ROWS, 1, &rank, 1, median, workspace, NULL), CUDISTILL_NO_POINTER);
+    assert_int_equal(cudistill_select(NULL, ROWS, 1, &rank, 1, median, workspace, NULL),
+                     CUDISTILL_NO_POINTER);
     CUDA_OK(cudaFree(workspace));
     CUDA_OK(cudaFree(median));
     result_free(&r);

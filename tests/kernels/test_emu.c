@@ -72,7 +72,7 @@ static void block_reductions(void **state)
     Closeness sums = closeness("block sums");
     for (int k = 0; k < 12; k++) {
         const int n = sizes[k % 3];
-        float *const values = kernel_test_values((uint64_t)k, (size_t)(ROWS * n), -2, 3);
+        float *const values = kernel_test_values((uint64_t)k, (size_t)ROWS * (size_t)n, -2, 3);
         ReduceCase own = {n, threads[k / 3], values};
         Outputs outputs;
         run_in_orders(run_reduce, &own, &outputs);
@@ -220,7 +220,8 @@ static void conversions(void **state)
     for (int part = 0; part < 2; part++) {
         for (int i = 0; i < COUNT; i++) {
             /* Every upper half of fp32 bits; lower halves at, beside and away from the ties of fp16 and bf16. */
-            static const uint32_t low[] = {0, 0x8000, 0x7fff, 0x8001, 0x1000, 0x1001, 0x0fff, 0x5a5a};
+            static const uint32_t low[] = {0,      0x8000, 0x7fff, 0x8001,
+                                           0x1000, 0x1001, 0x0fff, 0x5a5a};
             const uint32_t bits = (uint32_t)i << 16 | low[(i * 5 + part) % 8];
             memcpy(&values[i], &bits, 4);
         }
@@ -466,7 +467,7 @@ static int run_sound(void)
 int main(int argc, char **argv)
 {
     if (argc == 4 && strcmp(argv[1], "--fault") == 0) {
-        emu_set_order(atoi(argv[3]));
+        emu_set_order(argv[3][0] - '0');
         return run_fault(argv[2]);
     }
     if (argc == 2 && strcmp(argv[1], "--sound") == 0) {

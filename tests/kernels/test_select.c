@@ -67,9 +67,8 @@ static void check_case(const Case *c, int n_ranks)
     float got[MAX_RANKS];
     CUDA_TEST(cudaMemcpy(got, out, sizeof got, cudaMemcpyDeviceToHost));
     for (int r = 0; r < n_ranks; r++) {
-        const bool same = isnan(c->want[r])
-                              ? isnan(got[r]) != 0
-                              : memcmp(&got[r], &c->want[r], sizeof(float)) == 0;
+        const bool same = isnan(c->want[r]) ? isnan(got[r]) != 0
+                                            : memcmp(&got[r], &c->want[r], sizeof(float)) == 0;
         if (!same) {
             fail_msg("%d values, rank %lld: %.9g, sorted %.9g", c->n, (long long)c->ranks[r],
                      (double)got[r], (double)c->want[r]);
