@@ -160,6 +160,22 @@ $(VARIANT)/flags.txt: FORCE
 	@mkdir -p $(@D)
 	@printf '%s\n' '$(FLAGS_TEXT)' | cmp -s - $@ || printf '%s\n' '$(FLAGS_TEXT)' > $@
 
+# Results name the commit. Only what prints it is compiled anew when it changes.
+$(VARIANT)/commit.txt: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(COMMIT)' | cmp -s - $@ || printf '%s\n' '$(COMMIT)' > $@
+COMMIT_OBJECTS := $(OBJ)/host/bench/records.o $(OBJ)/bench/bench_step.o
+$(COMMIT_OBJECTS): $(VARIANT)/commit.txt
+$(COMMIT_OBJECTS): private CPPFLAGS += -DCUDISTILL_COMMIT='"$(COMMIT)"'
+
+# Benchmarks name the commit they were built from.
+COMMIT := $(shell git describe --always --dirty 2>/dev/null)
+$(VARIANT)/commit.txt: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(COMMIT)' | cmp -s - $@ || printf '%s\n' '$(COMMIT)' > $@
+$(OBJ)/host/bench/records.o $(OBJ)/bench/bench_step.o: $(VARIANT)/commit.txt
+$(OBJ)/host/bench/records.o $(OBJ)/bench/bench_step.o: private CPPFLAGS += -DCUDISTILL_COMMIT='"$(COMMIT)"'
+
 # ---- Compile and link ----
 $(OBJ)/%.o: %.c $(VARIANT)/flags.txt
 	@mkdir -p $(@D)
@@ -181,10 +197,11 @@ $(VARIANT)/tests/%: $(OBJ)/tests/%.o $(LIBRARY)
 	@echo "  link  $@"
 	@$(CC) $(SAN_FLAGS) $(LDFLAGS) $^ -lcmocka $(LIBS) -o $@
 
+$(VARIANT)/bench/bench_step: $(OBJ)/bench/step_rig.o
 $(VARIANT)/bench/%: $(OBJ)/bench/%.o $(LIBRARY)
 	@mkdir -p $(@D)
 	@echo "  link  $@"
-	@$(CC) $(SAN_FLAGS) $(LDFLAGS) $^ $(LIBS) -o $@
+	@$(CC) $(SAN_FLAGS) $(LDFLAGS) $(filter %.o,$^) $(LIBRARY) $(LIBS) -o $@
 
 .SECONDARY:
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)

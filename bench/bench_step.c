@@ -1,56 +1,51 @@
-/* Times a whole training step on the CPU: teacher inference, student forward, KD loss, backward,
- * SGD, packing of the new weights; images lie in memory. The same step as
- * bench/peers/torch_step.py, same nets, batch and loss.
+/* Times a whole training step: teacher inference, student forward, KD loss, backward, SGD, packing of the new weights. The
+ * same step as bench/peers/torch_step.py, same nets, batch and loss; networks for ImageNet get 224-pixel images.
  *
- *     bench_step [--pair STUDENT:TEACHER] [--threads N] [--batch N] [--steps N]
- *                [--precision bf16|fp32] [--profile]
+ *     bench_step [--pair STUDENT:TEACHER]... [--device cpu|ref|cuda] [--precision bf16|fp16|fp32] [--batch N] [--steps N]
+ *                [--capture auto|on|off] [--resident auto|on|off] [--teacher-only] [--threads N] [--profile]
  *
- * Prints one JSON line per pair: median img/s, its 10th and 90th percentile, processor time per
- * step (all threads), rate of the direct form's multiply-adds, growth of the resident set since the
- * start of main. --profile also prints microseconds per step by node. */
-#include <inttypes.h>
+ * TEACHER `none`: cross entropy alone. --teacher-only: the forward pass of TEACHER in inference form instead. --pair all:
+ * the five CIFAR-100 pairs. fp16 trains with a dynamic loss scale. On cuda a step is recorded after the first one and
+ * replayed (--capture), batches are made on the device from images that lie there, cropped and mirrored (--resident), and
+ * ten steps are timed together, since waiting for each would not let them overlap; elsewhere every step is timed by itself.
+ *
+ * Prints one JSON line per pair: median img/s, its 10th and 90th percentile, processor time per step (all threads), rate of
+ * the direct form's multiply-adds, growth of the resident set since the start, device memory by owner in MiB (what arenas
+ * and libraries were given; `growth` by the device's own count). --profile also prints microseconds per step by node. */
+#include "args.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "models/models.h"
+#include "step_rig.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "args.h"
-#include "backend/exec.h"
-#include "base/files.h"
-#include "base/log.h"
-#include "base/rng.h"
-#include "models/models.h"
-#include "train/nets.h"
+#ifndef CUDISTILL_COMMIT
+#define CUDISTILL_COMMIT "unknown"
+#endif
 
-enum { BATCHES = 16, CLASSES = 100, SIZE = 32 };
+enum { WARM_UP = 5, GROUP = 10, SMALL_BATCH = 64, LARGE_BATCH = 256, MAX_PAIRS = 16, PAIR_MAX = 128 };
+
+#define MIB 1048576.0
 
 typedef struct {
-    const char *student, *teacher;
-    int threads, batch, steps, warmup;
-    DType act;
-    bool profile;
+    RigOptions rig; /* networks and batch are filled in by pair */
+    int steps, batch;
+    bool teacher_only;
+    char pairs[MAX_PAIRS][PAIR_MAX];
+    int n_pairs;
 } Options;
 
 typedef struct {
-    Params params;
-    Backend *backend;
-    Choices choices;
-    Exec *step, *update;
-    float *arena[ARENA_COUNT];
-    float *moment;
-    uint8_t *images;
-    int32_t *labels;
-    double gflop; /* of one image's step */
-} Bench;
-
-static void fail(Err *err)
-{
-    if (err) {
-        fprintf(stderr, "bench_step: %s\n", err->message);
-        exit(err->code);
-    }
-}
+    double *seconds; /* [groups], sorted: of one step */
+    int groups, group;
+    double cpu_s; /* of one step */
+    double open_s, rss_mib;
+} Timing;
 
 static double resident_mib(void)
 {
@@ -59,7 +54,7 @@ static double resident_mib(void)
     const char *second = text ? strchr(text, ' ') : NULL; /* pages: virtual, resident, ... */
     const long pages = second ? strtol(second, NULL, 10) : 0;
     free(text);
-    return (double)pages * (double)sysconf(_SC_PAGESIZE) / 1048576.0;
+    return (double)pages * (double)sysconf(_SC_PAGESIZE) / MIB;
 }
 
 /* Seconds of processor time of all threads: what a busy machine cannot stretch. */
@@ -70,103 +65,6 @@ static double cpu_s(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-static DistillSpec kd_spec(void)
-{
-    const RowValue temperature = {.source = SOURCE_CONST, .value = 4.0f};
-    DistillSpec spec = {.n_terms = 1, .energy_temperature = 1.0f};
-    spec.ce_weight = (RowValue){.source = SOURCE_CONST, .value = 0.1f};
-    spec.terms[0] = (DistillTerm){.form = FORM_KL,
-                                  .factor = FACTOR_TSTT,
-                                  .ts = temperature,
-                                  .tt = temperature,
-                                  .weight = {.source = SOURCE_CONST, .value = 0.9f}};
-    return spec;
-}
-
-static void bind(Bench *b, Exec *exec)
-{
-    static const Arena arenas[] = {ARENA_WEIGHT, ARENA_GRAD, ARENA_FROZEN, ARENA_STATE};
-    for (int i = 0; i < 4; i++) {
-        exec_bind(exec, arenas[i], b->arena[arenas[i]]);
-    }
-    exec_bind_moment(exec, b->moment);
-}
-
-static void open_arenas(Bench *b)
-{
-    static const Arena arenas[] = {ARENA_WEIGHT, ARENA_FROZEN, ARENA_STATE};
-    for (int i = 0; i < 3; i++) {
-        b->arena[arenas[i]] = xaligned((b->params.arena_elems[arenas[i]] + 16) * sizeof(float));
-    }
-    const size_t bytes = (b->params.arena_elems[ARENA_WEIGHT] + 16) * sizeof(float);
-    b->arena[ARENA_GRAD] = xaligned(bytes);
-    b->moment = xaligned(bytes);
-    params_init(&b->params, STUDENT_PREFIX, 1, b->arena);
-    params_init(&b->params, TEACHER_PREFIX, 2, b->arena);
-}
-
-static void open_bench(Bench *b, const Options *o)
-{
-    const NetSpec student = {
-        .model = o->student, .act = o->act, .mean = {0.5f, 0.5f, 0.5f}, .std = {0.3f, 0.3f, 0.3f}};
-    NetSpec teacher = student;
-    teacher.model = o->teacher;
-    const BackendOptions backend = {.threads = o->threads, .choices = &b->choices};
-    fail(backend_open("cpu", &backend, &b->backend));
-    fail(nets_register(&b->params, &teacher, &student, CLASSES));
-    open_arenas(b);
-    const DistillSpec spec = kd_spec();
-    Graph g;
-    const StepGraph wiring = {.teacher = &teacher,
-                              .student = &student,
-                              .classes = CLASSES,
-                              .size = SIZE,
-                              .batch = o->batch,
-                              .spec = &spec,
-                              .bn = BN_TRAIN,
-                              .backward = true};
-    fail(nets_train_graph(&b->params, &wiring, &g));
-    b->gflop = 2e-9 * (3.0 * model_macs(&g, STUDENT_PREFIX) + model_macs(&g, TEACHER_PREFIX));
-    fail(exec_open(b->backend, &g, &(ExecOptions){.time_steps = o->profile}, &b->step));
-    graph_free(&g);
-    nets_update_graph(&b->params, o->act, true, LOSS_SCALE_NONE, &g);
-    fail(exec_open(b->backend, &g, &(ExecOptions){.time_steps = o->profile}, &b->update));
-    graph_free(&g);
-    bind(b, b->step);
-    bind(b, b->update);
-    exec_refresh(b->step, false);
-    const size_t pixels = (size_t)BATCHES * (size_t)o->batch * SIZE * SIZE * 3;
-    b->images = xmalloc(pixels);
-    b->labels = xmalloc((size_t)BATCHES * (size_t)o->batch * sizeof *b->labels);
-    Rng rng = rng_make(3, 0, 0, RNG_TEST);
-    for (size_t i = 0; i < pixels; i++) {
-        b->images[i] = (uint8_t)rng_below(&rng, 256);
-    }
-    for (int i = 0; i < BATCHES * o->batch; i++) {
-        b->labels[i] = (int32_t)rng_below(&rng, CLASSES);
-    }
-}
-
-static void run_step(Bench *b, const Options *o, int index)
-{
-    const size_t image_bytes = (size_t)o->batch * SIZE * SIZE * 3;
-    const size_t at = (size_t)(index % BATCHES);
-    const float hyper[HYPER_COUNT] = {[HYPER_LR] = 0.01f,
-                                      [HYPER_MOMENTUM] = 0.9f,
-                                      [HYPER_WEIGHT_DECAY] = 5e-4f,
-                                      [HYPER_GRAD_SCALE] = 1.0f,
-                                      [HYPER_FIRST] = index == 0 ? 1.0f : 0.0f};
-    exec_write(b->step, "images", b->images + at * image_bytes, image_bytes);
-    exec_write(b->step, "labels", b->labels + at * (size_t)o->batch,
-               (size_t)o->batch * sizeof *b->labels);
-    exec_run(b->step,
-             &(ExecRun){.rows = o->batch, .bn_update = true, .scale = 1.0f / (float)o->batch});
-    exec_write(b->update, "hyper", hyper, sizeof hyper);
-    exec_run(b->update, &(ExecRun){.rows = 1});
-    exec_refresh(b->step, true);
-    exec_sync(b->step);
-}
-
 static int by_value(const void *a, const void *b)
 {
     const double x = *(const double *)a;
@@ -174,12 +72,13 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void print_profile(const Bench *b, int steps)
+/* ---- Output ---- */
+
+static void print_profile(const StepRig *rig, int steps)
 {
-    Exec *const execs[2] = {b->step, b->update};
-    for (int e = 0; e < 2; e++) {
+    for (int e = 0; e < 2 && step_rig_exec(rig, e); e++) {
         const ExecStepTime *times;
-        const int count = exec_times(execs[e], &times);
+        const int count = exec_times(step_rig_exec(rig, e), &times);
         for (int i = 0; i < count; i++) {
             printf("%9.1f us  %-14s %s\n", times[i].seconds / steps * 1e6, times[i].op,
                    times[i].node);
@@ -187,106 +86,241 @@ static void print_profile(const Bench *b, int steps)
     }
 }
 
-static void measure(const Options *o)
+static void print_memory(const StepRig *rig)
 {
-    Bench b = {0};
+    const RigMemory m = step_rig_memory(rig);
+    const struct {
+        const char *name;
+        size_t bytes;
+    } owners[] = {{"parameters", m.parameters},   {"gradients", m.gradients},
+                  {"momentum", m.momentum},       {"state", m.state},
+                  {"activations", m.activations}, {"persistent", m.persistent},
+                  {"inputs", m.inputs},           {"workspace", m.workspace},
+                  {"copies", m.copies},           {"prepared", m.prepared}};
+    size_t total = 0;
+    printf("\"memory_mib\": {");
+    for (size_t i = 0; i < sizeof owners / sizeof owners[0]; i++) {
+        printf("\"%s\": %.1f, ", owners[i].name, (double)owners[i].bytes / MIB);
+        total += owners[i].bytes;
+    }
+    printf("\"total\": %.1f, \"growth\": %.1f}, ", (double)total / MIB,
+           (double)m.device_growth / MIB);
+}
+
+static void print_line(const Options *o, StepRig *rig, const Timing *t)
+{
+    const double median = t->seconds[t->groups / 2];
+    const int batch = o->rig.batch;
+    DeviceInfo info;
+    double load = 0.0;
+    step_rig_info(rig, &info);
+    (void)getloadavg(&load, 1);
+    printf("{\"bench\": \"%s\", \"pair\": \"%s:%s\", \"precision\": \"%s\", \"batch\": %d, "
+           "\"threads\": %d, \"steps\": %d, ",
+           o->rig.student ? "step" : "forward", o->rig.student ? o->rig.student : "none",
+           o->rig.teacher ? o->rig.teacher : "none", dtype_name(o->rig.act), batch, info.threads,
+           t->groups * t->group);
+    printf("\"img_per_s\": %.1f, \"img_per_s_p10\": %.1f, \"img_per_s_p90\": %.1f, "
+           "\"ms_per_step\": %.4f, \"cpu_ms_per_step\": %.3f, \"gflop_per_s\": %.0f, ",
+           batch / median, batch / t->seconds[t->groups * 9 / 10],
+           batch / t->seconds[t->groups / 10], median * 1e3, t->cpu_s * 1e3,
+           1e-9 * step_rig_flops(rig) * batch / median);
+    printf("\"open_s\": %.1f, \"rss_growth_mib\": %.1f, ", t->open_s, t->rss_mib);
+    print_memory(rig);
+    printf("\"loss\": %.4f, \"loss_scale\": %g, \"load\": %.2f, \"size\": %d, \"capture\": %s, "
+           "\"resident\": %s, \"group\": %d, \"backend\": \"%s\", \"device\": \"%s\", "
+           "\"library\": \"%s\", \"commit\": \"%s\"}\n",
+           step_rig_loss(rig), step_rig_loss_scale(rig), load, step_rig_size(rig),
+           step_rig_captured(rig) ? "true" : "false", step_rig_resident(rig) ? "true" : "false",
+           t->group, o->rig.device, info.name, info.library, CUDISTILL_COMMIT);
+    fflush(stdout);
+}
+
+/* ---- Timing ---- */
+
+static void time_steps(const Options *o, StepRig *rig, Timing *t)
+{
+    long index = 0;
+    double used = 0.0;
+    t->group = strcmp(o->rig.device, "cuda") == 0 ? GROUP : 1;
+    t->groups = (o->steps + t->group - 1) / t->group;
+    t->seconds = xmalloc((size_t)t->groups * sizeof *t->seconds);
+    for (; index < WARM_UP; index++) {
+        step_rig_run(rig, index);
+        step_rig_sync(rig);
+    }
+    used = cpu_s();
+    for (int i = 0; i < t->groups; i++) {
+        const double from = now_s();
+        for (int k = 0; k < t->group; k++) {
+            step_rig_run(rig, index++);
+        }
+        step_rig_sync(rig);
+        t->seconds[i] = (now_s() - from) / t->group;
+    }
+    t->cpu_s = (cpu_s() - used) / (t->groups * t->group);
+    qsort(t->seconds, (size_t)t->groups, sizeof *t->seconds, by_value);
+}
+
+static Err *measure(const Options *o)
+{
+    StepRig *rig = NULL;
+    Timing t = {0};
     const double base = resident_mib();
     const double begin = now_s();
-    open_bench(&b, o);
-    const double open_s = now_s() - begin;
-    double *seconds = xmalloc((size_t)o->steps * sizeof *seconds);
-    double used = 0.0;
-    for (int i = 0; i < o->warmup + o->steps; i++) {
-        if (i == o->warmup) {
-            used = cpu_s();
+    TRY(step_rig_open(&o->rig, &rig));
+    t.open_s = now_s() - begin;
+    time_steps(o, rig, &t);
+    t.rss_mib = resident_mib() - base;
+    if (o->rig.time_steps) {
+        print_profile(rig, WARM_UP + t.groups * t.group);
+    }
+    print_line(o, rig, &t);
+    free(t.seconds);
+    step_rig_close(rig);
+    return NULL;
+}
+
+/* pair: "STUDENT:TEACHER", either may be none. */
+static Err *measure_pair(Options *o, const char *pair)
+{
+    char text[PAIR_MAX];
+    snprintf(text, sizeof text, "%s", pair);
+    char *colon = strchr(text, ':');
+    if (!colon) {
+        return err_new(EXIT_USAGE_ERR, "--pair wants STUDENT:TEACHER, not '%s'", pair);
+    }
+    *colon = '\0';
+    o->rig.student = o->teacher_only || strcmp(text, "none") == 0 ? NULL : text;
+    o->rig.teacher = strcmp(colon + 1, "none") == 0 ? NULL : colon + 1;
+    if (!o->rig.student && !o->rig.teacher) {
+        return err_new(EXIT_USAGE_ERR, "--pair %s: nothing to run", pair);
+    }
+    const ModelInfo *info = model_find(o->rig.student ? o->rig.student : o->rig.teacher);
+    const bool large = info && info->input_size > 64;
+    o->rig.batch = o->batch ? o->batch : large ? LARGE_BATCH : SMALL_BATCH;
+    return measure(o);
+}
+
+/* ---- Arguments ---- */
+
+static void add_pair(Options *o, const char *pair)
+{
+    if (o->n_pairs < MAX_PAIRS) {
+        snprintf(o->pairs[o->n_pairs++], PAIR_MAX, "%s", pair);
+    }
+}
+
+static void add_pairs(Options *o, const char *pair)
+{
+    static const char *const all[] = {"resnet20:wrn_16_2", "resnet8x4:resnet32x4",
+                                      "wrn_16_2:wrn_40_2", "resnet20:resnet56",
+                                      "resnet32:resnet110"};
+    if (strcmp(pair, "all") != 0) {
+        add_pair(o, pair);
+        return;
+    }
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        add_pair(o, all[i]);
+    }
+}
+
+static Err *one_of(const char *option, const char *value, const char *const *names, int count,
+                   int *out)
+{
+    for (int i = 0; i < count; i++) {
+        if (strcmp(value, names[i]) == 0) {
+            *out = i;
+            return NULL;
         }
-        const double from = now_s();
-        run_step(&b, o, i);
-        if (i >= o->warmup) {
-            seconds[i - o->warmup] = now_s() - from;
+    }
+    return err_new(EXIT_USAGE_ERR, "%s %s: not one of its values (see the head of bench_step.c)",
+                   option, value);
+}
+
+static Err *take_switch(const char *option, const char *value, RigSwitch *out)
+{
+    static const char *const names[] = {"auto", "on", "off"};
+    int which = 0;
+    TRY(one_of(option, value, names, 3, &which));
+    *out = (RigSwitch)which;
+    return NULL;
+}
+
+static Err *take_precision(const char *value, DType *out)
+{
+    static const char *const names[] = {"fp32", "bf16", "fp16"};
+    static const DType types[] = {DT_F32, DT_BF16, DT_F16};
+    int which = 0;
+    TRY(one_of("--precision", value, names, 3, &which));
+    *out = types[which];
+    return NULL;
+}
+
+static Err *take_option(Options *o, const char *option, const char *value)
+{
+    static const char *const devices[] = {"cpu", "ref", "cuda"};
+    int which = 0;
+    if (strcmp(option, "--pair") == 0) {
+        add_pairs(o, value);
+    } else if (strcmp(option, "--threads") == 0) {
+        o->rig.threads = arg_count(option, value);
+    } else if (strcmp(option, "--batch") == 0) {
+        o->batch = arg_count(option, value);
+    } else if (strcmp(option, "--steps") == 0) {
+        o->steps = arg_count(option, value);
+    } else if (strcmp(option, "--precision") == 0) {
+        return take_precision(value, &o->rig.act);
+    } else if (strcmp(option, "--capture") == 0) {
+        return take_switch(option, value, &o->rig.capture);
+    } else if (strcmp(option, "--resident") == 0) {
+        return take_switch(option, value, &o->rig.resident);
+    } else if (strcmp(option, "--device") == 0) {
+        TRY(one_of(option, value, devices, 3, &which));
+        o->rig.device = devices[which];
+    } else {
+        return err_new(EXIT_USAGE_ERR, "unknown option %s", option);
+    }
+    return NULL;
+}
+
+static Err *take_arguments(Options *o, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--profile") == 0) {
+            o->rig.time_steps = true;
+        } else if (strcmp(argv[i], "--teacher-only") == 0) {
+            o->teacher_only = true;
+        } else {
+            TRY(take_option(o, argv[i], i + 1 < argc ? argv[i + 1] : ""));
+            i++;
         }
     }
-    used = (cpu_s() - used) / o->steps;
-    if (o->profile) {
-        print_profile(&b, o->warmup + o->steps);
+    if (o->n_pairs == 0) {
+        add_pair(o, "resnet20:wrn_16_2");
+        add_pair(o, "resnet8x4:resnet32x4");
     }
-    float loss[SUM_FIELDS];
-    exec_read(b.step, "sums", loss, sizeof loss);
-    qsort(seconds, (size_t)o->steps, sizeof *seconds, by_value);
-    const double median = seconds[o->steps / 2];
-    DeviceInfo info;
-    b.backend->info(b.backend, &info);
-    double load = 0.0;
-    (void)getloadavg(&load, 1);
-    printf("{\"bench\": \"step\", \"pair\": \"%s:%s\", \"precision\": \"%s\", \"batch\": %d, "
-           "\"threads\": %d, "
-           "\"steps\": %d, \"img_per_s\": %.1f, \"img_per_s_p10\": %.1f, \"img_per_s_p90\": %.1f, "
-           "\"cpu_ms_per_step\": %.1f, \"gflop_per_s\": %.0f, "
-           "\"open_s\": %.1f, \"rss_growth_mib\": %.1f, \"loss\": %.4f, \"load\": %.2f, "
-           "\"device\": \"%s\", "
-           "\"library\": \"%s\"}\n",
-           o->student, o->teacher, dtype_name(o->act), o->batch, info.threads, o->steps,
-           o->batch / median, o->batch / seconds[o->steps * 9 / 10],
-           o->batch / seconds[o->steps / 10], used * 1e3, b.gflop * (double)o->batch / median,
-           open_s, resident_mib() - base, (double)loss[SUM_LOSS] / (double)loss[SUM_ROWS], load,
-           info.name, info.library);
-    free(seconds);
-    exec_close(b.step);
-    exec_close(b.update);
-    backend_close(b.backend);
-    choices_free(&b.choices);
-    for (int a = 0; a < ARENA_COUNT; a++) {
-        free(b.arena[a]);
+    return NULL;
+}
+
+static Err *run(Options *o, int argc, char **argv)
+{
+    TRY(take_arguments(o, argc, argv));
+    for (int i = 0; i < o->n_pairs; i++) {
+        TRY(measure_pair(o, o->pairs[i]));
     }
-    free(b.moment);
-    free(b.images);
-    free(b.labels);
-    params_free(&b.params);
+    return NULL;
 }
 
 int main(int argc, char **argv)
 {
-    Options o = {.batch = 64, .steps = 30, .warmup = 5, .act = DT_BF16};
-    char pair[128] = "";
-    for (int i = 1; i < argc; i++) {
-        const char *value = i + 1 < argc ? argv[i + 1] : "";
-        if (strcmp(argv[i], "--profile") == 0) {
-            o.profile = true;
-            continue;
-        }
-        if (strcmp(argv[i], "--pair") == 0) {
-            snprintf(pair, sizeof pair, "%s", value);
-        } else if (strcmp(argv[i], "--threads") == 0) {
-            o.threads = arg_count(argv[i], value);
-        } else if (strcmp(argv[i], "--batch") == 0) {
-            o.batch = arg_count(argv[i], value);
-        } else if (strcmp(argv[i], "--steps") == 0) {
-            o.steps = arg_count(argv[i], value);
-        } else if (strcmp(argv[i], "--precision") == 0) {
-            o.act = strcmp(value, "fp32") == 0 ? DT_F32 : DT_BF16;
-        } else {
-            fprintf(stderr, "bench_step: unknown option %s\n", argv[i]);
-            return EXIT_USAGE_ERR;
-        }
-        i++;
+    static Options o = {.steps = 30, .rig = {.device = "cpu", .act = DT_BF16}};
+    Err *err = run(&o, argc, argv);
+    if (err) {
+        fprintf(stderr, "bench_step: %s\n", err->message);
+        const int code = err->code;
+        err_free(err);
+        return code;
     }
-    char *colon = strchr(pair, ':');
-    if (pair[0] && !colon) {
-        fprintf(stderr, "bench_step: --pair wants STUDENT:TEACHER, not '%s'\n", pair);
-        return EXIT_USAGE_ERR;
-    }
-    if (colon) {
-        *colon = '\0';
-        o.student = pair;
-        o.teacher = colon + 1;
-        measure(&o);
-        return EXIT_OK;
-    }
-    o.student = "resnet20";
-    o.teacher = "wrn_16_2";
-    measure(&o);
-    o.student = "resnet8x4";
-    o.teacher = "resnet32x4";
-    measure(&o);
     return EXIT_OK;
 }

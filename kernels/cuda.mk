@@ -9,7 +9,6 @@ CUDA_LIBS := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcudart -lcudnn -lcublas -lcu
 CUDA_ARCHS ?= 80 90 100
 HAVE_CUDA := $(shell grep -s '^CUDA   found' $(VARIANT)/found.txt)
 CXX ?= g++
-COMMIT := $(shell git describe --always --dirty 2>/dev/null)
 
 KERNELS := $(sort $(wildcard kernels/*.cu))
 CUDA_HOST := $(sort $(wildcard host/backend/cuda*.c host/comm/nccl.c))
@@ -67,6 +66,7 @@ comma := ,
 ifneq ($(wildcard host/backend/cuda.c),)
   MORE_TESTS += $(patsubst %,emulated$(comma)CUDISTILL_EMU_ORDERS=$(if $(SAN_FLAGS),3,1)@%,$(EMU_TESTS)) $(call emulated,$(ON_EMULATED))
   MORE_TEST_PROGRAMS += $(EMU_TESTS) $(EMU_LIBRARY)
+  MORE_CHECK_PROGRAMS += $(EMU_LIBRARY)
 endif
 
 # ---- The real device ----

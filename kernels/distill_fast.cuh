@@ -179,8 +179,8 @@ DEVICE void add_exponentials(const float (&z)[V], const float (&t)[V], const Fas
 {
 #pragma unroll
     for (int i = 0; i < V; i++) {
-        const float u = z[i] * r.s_scale;
-        const float v = t[i] * r.t_scale;
+        const float u = rounded_product(z[i], r.s_scale);
+        const float v = rounded_product(t[i], r.t_scale);
         es[i] = exp2_fast(u);
         et[i] = exp2_fast(v);
         s[F_ES] += es[i];
@@ -348,44 +348,34 @@ DEVICE void fast_temperatures(const DistillParams &p, int row, FastRow &r, const
     r.e_power = energy_known ? -1 : power_of(r.tt / p.spec.energy_temperature);
 }
 
-/* From the sums to loss, exports and the gradient's coefficients, by one warp. energy: where known,
- * else taken from the sums. */
-DEVICE FastGradient fast_finish(const DistillParams &p, int row, const FastRow &r,
-                                const float (&s)[F_COUNT], const float (&first)[2], float energy,
-                                RowRecord *record)
+/* The softmax that lane `source` has made. */
+DEVICE Soft soft_of_lane(const Soft &mine, int source)
 {
-    const DistillTerm &term = p.spec.terms[0];
-    /* What subtract_max has lost: a NaN shows in the squares, an infinite x0 leaves no exponential. */
-    const bool z_bad = isnan(s[F_ZZ]) || isinf(r.z0);
-    const bool t_bad = isnan(s[F_TT]) || isinf(r.t0);
-    const float dz = z_bad ? NAN : r.zy - r.z0;
-    const float dt = t_bad ? NAN : r.ty - r.t0;
-    const Soft p1 = soft_make(s[F_ES1], dz);
-    const Soft q1 = soft_make(s[F_ET1], dt);
-    const Soft ps = soft_make(s[F_ES], dz / r.ts);
-    const Soft qs = soft_make(s[F_ET], dt / r.tt);
-    energy = r.e_power < 0 ? energy : fast_energy(p, r, s[F_EE]);
-    const RowFacts facts = {t_bad ? NAN : energy, -p1.log_py, -q1.log_py};
-    const PairSums sums = {s[F_ET_W] * DISTILL_LN2, s[F_ET_V] * DISTILL_LN2,
-                           s[F_ET_VW] * (DISTILL_LN2 * DISTILL_LN2), s[F_ES_U] * DISTILL_LN2};
-    float kl = soft_tckd(ps, qs) + (qs.np != 0 ? qs.np * soft_nckd(ps, qs, sums) : 0);
-    kl = kl > DISTILL_INFINITE ? INFINITY : kl;
-    const float factor = term.factor == FACTOR_TSTT ? r.ts * r.tt : 1;
-    const float d_kl = soft_kl_temperature(ps, qs, sums, r.ts, r.tt, false);
-    const float a = row_value(p, row, term.weight, facts);
-    const float b = row_value(p, row, p.spec.ce_weight, facts);
+    Soft s;
+    s.d = shuffle(mine.d, source);
+    s.sn = shuffle(mine.sn, source);
+    s.log_sn = shuffle(mine.log_sn, source);
+    s.lse = shuffle(mine.lse, source);
+    s.scale = shuffle(mine.scale, source);
+    s.py = shuffle(mine.py, source);
+    s.np = shuffle(mine.np, source);
+    s.log_py = shuffle(mine.log_py, source);
+    s.log_np = shuffle(mine.log_np, source);
+    return s;
+}
 
-    const float even = p.spec.smoothing / (float)r.classes;
-    const float on_y = even + (1 - p.spec.smoothing);
-    const float others = even * (float)(r.classes - 1);
-    float ce = -p1.log_py;
-    if (r.smoothed) {
-        ce = others * p1.lse - even * s[F_ZSUM] - on_y * p1.log_py;
-        /* A logit of -inf is absent from the sum. */
-        ce = isinf(s[F_ZZ]) && !isnan(ce) ? INFINITY : ce;
-    }
-    const float value = factor * kl;
-    const float loss = b * ce + a * value;
+/* What a row comes to. */
+typedef struct {
+    float ce, value, loss; /* value: factor * KL */
+    float a, b;            /* weights of the term and of the cross entropy */
+    float energy;
+    float d_temperature;
+} FastValues;
+
+/* By one warp. */
+DEVICE void fast_note(const FastRow &r, const float (&s)[F_COUNT], const float (&first)[2],
+                      const Soft &p1, const Soft &q1, const FastValues &v, RowRecord *record)
+{
     const bool writer = lane() == 0;
     const float z_arg =
         net_record(record, student_columns(), NetFacts{r.z0, r.zy, s[F_ZRANK], first[0], r.y, true},
@@ -394,31 +384,99 @@ DEVICE FastGradient fast_finish(const DistillParams &p, int row, const FastRow &
         net_record(record, teacher_columns(), NetFacts{r.t0, r.ty, s[F_TRANK], first[1], r.y, true},
                    q1, r.classes, writer);
     if (writer) {
-        record->out[ROW_LOSS] = loss;
-        record->out[ROW_CE] = ce;
-        record->out[ROW_ENERGY] = facts.energy;
+        record->out[ROW_LOSS] = v.loss;
+        record->out[ROW_CE] = v.ce;
+        record->out[ROW_ENERGY] = v.energy;
         record->out[ROW_COS] = cosine(s[F_ZZ], s[F_TT], s[F_ZT]);
         record->out[ROW_T0] = r.ts;
-        record->out[ROW_A0] = a;
-        record->out[ROW_TERM] = value;
-        record->out[ROW_DT] =
-            term.factor == FACTOR_TSTT ? (r.ts + r.tt) * kl + factor * d_kl : d_kl;
+        record->out[ROW_A0] = v.a;
+        record->out[ROW_TERM] = v.value;
+        record->out[ROW_DT] = v.d_temperature;
         record->sum[SUM_ROWS] = 1;
-        record->sum[SUM_LOSS] = loss;
-        record->sum[SUM_CE] = b * ce;
-        record->sum[SUM_ENERGY] = facts.energy;
+        record->sum[SUM_LOSS] = v.loss;
+        record->sum[SUM_CE] = v.b * v.ce;
+        record->sum[SUM_ENERGY] = v.energy;
         record->sum[SUM_AGREE] = z_arg >= 0 && z_arg == t_arg ? 1.0f : 0.0f;
-        record->sum[SUM_TERM] = a * value;
-        record->sum[SUM_NONFINITE] = isfinite(loss) ? 0.0f : 1.0f;
+        record->sum[SUM_TERM] = v.a * v.value;
+        record->sum[SUM_NONFINITE] = isfinite(v.loss) ? 0.0f : 1.0f;
     }
+}
+
+/* The row's five softmaxes, of which the lanes of a warp make one each. */
+typedef struct {
+    Soft p1, q1, ps, qs;
+    float energy_lse;
+} FastSofts;
+
+DEVICE FastSofts fast_softs(const DistillParams &p, const FastRow &r, const float (&s)[F_COUNT])
+{
+    /* What subtract_max has lost: a NaN shows in the squares, an infinite x0 leaves no exponential. */
+    const float dz = isnan(s[F_ZZ]) || isinf(r.z0) ? NAN : r.zy - r.z0;
+    const float dt = isnan(s[F_TT]) || isinf(r.t0) ? NAN : r.ty - r.t0;
+    const int of = lane();
+    const float sum = of == 0   ? s[F_ES1]
+                      : of == 1 ? s[F_ET1]
+                      : of == 2 ? s[F_ES]
+                      : of == 3 ? s[F_ET]
+                                : s[F_EE];
+    const float temperature = of < 2    ? 1
+                              : of == 2 ? r.ts
+                              : of == 3 ? r.tt
+                                        : p.spec.energy_temperature;
+    const Soft mine = soft_make(sum, (of == 0 || of == 2 ? dz : dt) / temperature);
+    FastSofts softs;
+    softs.p1 = soft_of_lane(mine, 0);
+    softs.q1 = soft_of_lane(mine, 1);
+    softs.ps = soft_of_lane(mine, 2);
+    softs.qs = soft_of_lane(mine, 3);
+    softs.energy_lse = shuffle(mine.lse, 4);
+    return softs;
+}
+
+/* From the sums to loss, exports and the gradient's coefficients, by one warp. energy: where known,
+ * else taken from the sums. */
+DEVICE FastGradient fast_finish(const DistillParams &p, int row, const FastRow &r,
+                                const float (&s)[F_COUNT], const float (&first)[2], float energy,
+                                RowRecord *record)
+{
+    const DistillTerm &term = p.spec.terms[0];
+    const FastSofts softs = fast_softs(p, r, s);
+    const Soft &p1 = softs.p1;
+    const Soft &ps = softs.ps;
+    const Soft &qs = softs.qs;
+    FastValues v;
+    v.energy = r.e_power < 0 ? energy : -(p.spec.energy_temperature * softs.energy_lse + r.t0);
+    v.energy = isnan(softs.q1.lse) ? NAN : v.energy;
+    const PairSums sums = {s[F_ET_W] * DISTILL_LN2, s[F_ET_V] * DISTILL_LN2,
+                           s[F_ET_VW] * (DISTILL_LN2 * DISTILL_LN2), s[F_ES_U] * DISTILL_LN2};
+    float kl = soft_tckd(ps, qs) + (qs.np != 0 ? qs.np * soft_nckd(ps, qs, sums) : 0);
+    kl = kl > DISTILL_INFINITE ? INFINITY : kl;
+    const float factor = term.factor == FACTOR_TSTT ? r.ts * r.tt : 1;
+    const float d_kl = soft_kl_temperature(ps, qs, sums, r.ts, r.tt, false);
+    v.d_temperature = term.factor == FACTOR_TSTT ? (r.ts + r.tt) * kl + factor * d_kl : d_kl;
+    const RowFacts facts = {v.energy, -p1.log_py, -softs.q1.log_py};
+    v.a = row_value(p, row, term.weight, facts);
+    v.b = row_value(p, row, p.spec.ce_weight, facts);
+    const float even = p.spec.smoothing / (float)r.classes;
+    const float on_y = even + (1 - p.spec.smoothing);
+    const float others = even * (float)(r.classes - 1);
+    v.ce = -p1.log_py;
+    if (r.smoothed) {
+        v.ce = others * p1.lse - even * s[F_ZSUM] - on_y * p1.log_py;
+        /* A logit of -inf is absent from the sum. */
+        v.ce = isinf(s[F_ZZ]) && !isnan(v.ce) ? INFINITY : v.ce;
+    }
+    v.value = factor * kl;
+    v.loss = v.b * v.ce + v.a * v.value;
+    fast_note(r, s, first, p1, softs.q1, v, record);
     const float scale = row_scale(p);
-    const float c = scale * a * factor / r.ts;
+    const float c = scale * v.a * factor / r.ts;
     FastGradient g;
-    g.a1 = scale * b * p1.scale;
+    g.a1 = scale * v.b * p1.scale;
     g.a = c * ps.scale;
     g.b = c * qs.scale;
-    g.even = scale * b * even;
-    g.gy = scale * b * (others * p1.py - on_y * p1.np) + c * (qs.np - ps.np);
+    g.even = scale * v.b * even;
+    g.gy = scale * v.b * (others * p1.py - on_y * p1.np) + c * (qs.np - ps.np);
     return g;
 }
 

@@ -14,12 +14,17 @@ static inline int distill_block_threads(int columns)
     return columns <= 32768 ? 256 : 512;
 }
 
-/* Shared memory of a block that holds `columns` of a row of the spec's kind. */
+/* A bit per column, see mark_sparse. */
+static inline size_t distill_mark_bytes(int columns)
+{
+    return ((size_t)columns + 127) / 128 * 16;
+}
+
+/* Shared memory of a block that holds `columns` of a row. */
 static inline size_t distill_row_bytes(int columns, int z_type, int t_type)
 {
-    const size_t z = (size_t)columns * (z_type == KERNEL_F32 ? 4 : 2);
-    const size_t t = (size_t)columns * (t_type == KERNEL_F32 ? 4 : 2);
-    return (z + 15) / 16 * 16 + (t + 15) / 16 * 16 + ((size_t)columns + 127) / 128 * 16;
+    return row_part_bytes(columns, z_type) + row_part_bytes(columns, t_type) +
+           distill_mark_bytes(columns);
 }
 
 /* Static shared memory of any of the kernels, at most. */

@@ -54,11 +54,6 @@ DEVICE float logit_at(const void *row, int type, int k)
                                  : to_float(load_cached(static_cast<const half_t *>(row) + k));
 }
 
-static __host__ __device__ __forceinline__ int type_size(int type)
-{
-    return type == KERNEL_F32 ? 4 : 2;
-}
-
 DEVICE const void *element(const void *base, int type, int64_t index)
 {
     return static_cast<const char *>(base) + index * type_size(type);
@@ -133,16 +128,6 @@ DEVICE void copy_row(const Team &team, unsigned char *to, const void *from, int 
     }
 }
 
-/* Bytes of shared memory for `columns` of a row: z, t, marks. */
-static __host__ __device__ __forceinline__ size_t general_shared_bytes(int columns, int z_type,
-                                                                       int t_type, bool has_z,
-                                                                       bool has_t, bool marks)
-{
-    const size_t z_bytes = has_z ? ((size_t)columns * type_size(z_type) + 15) / 16 * 16 : 0;
-    const size_t t_bytes = has_t ? ((size_t)columns * type_size(t_type) + 15) / 16 * 16 : 0;
-    return z_bytes + t_bytes + (marks ? ((size_t)columns + 127) / 128 * 16 : 0);
-}
-
 /* `memory`: this team's part of the dynamic shared memory, columns = most columns of a block. */
 template <class Team, bool SHARED>
 DEVICE void general_load(General<Team, SHARED> &g, unsigned char *memory, int columns)
@@ -156,10 +141,8 @@ DEVICE void general_load(General<Team, SHARED> &g, unsigned char *memory, int co
     g.z_row = g.has_z ? element(in.z, in.z_type, g.row * in.ldz) : NULL;
     g.t_row = g.has_t ? element(in.t, in.t_type, g.row * in.ldt) : NULL;
     if constexpr (SHARED) {
-        const size_t z_bytes =
-            general_shared_bytes(columns, in.z_type, in.t_type, g.has_z, false, false);
-        const size_t both =
-            general_shared_bytes(columns, in.z_type, in.t_type, g.has_z, g.has_t, false);
+        const size_t z_bytes = g.has_z ? row_part_bytes(columns, in.z_type) : 0;
+        const size_t both = z_bytes + (g.has_t ? row_part_bytes(columns, in.t_type) : 0);
         const int count = g.end - g.begin;
         if (g.has_z) {
             copy_row(g.team, memory, element(g.z_row, in.z_type, g.begin),

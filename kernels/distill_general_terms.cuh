@@ -102,8 +102,8 @@ DEVICE void term_sums(General<Team, SHARED> &g, const TermCoef &c, const Term &t
         }
         const float dz = g.z_at(k) - g.z0;
         const float dt = c.smooth ? 0 : edited_at(g, c, k) - c.t0;
-        const float u = dz * c.inv_s;
-        const float v = dt * c.inv_t;
+        const float u = rounded_product(dz, c.inv_s);
+        const float v = rounded_product(dt, c.inv_t);
         const float es = exp_fast(u);
         const float et = exp_fast(v);
         s[T_ES] += es;

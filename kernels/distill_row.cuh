@@ -32,6 +32,17 @@ typedef struct {
     float *partials;      /* [n][SUM_FIELDS] shares of the rows in the sums; NULL = not wanted */
 } DistillParams;
 
+/* a * b, rounded: never part of a fused multiply-add. The difference of two such products of equal factors is 0, so that
+ * the divergence of equal networks is. */
+DEVICE float rounded_product(float a, float b)
+{
+#ifdef CUDISTILL_EMU
+    return a * b;
+#else
+    return __fmul_rn(a, b);
+#endif
+}
+
 /* ---- Teams ---- */
 
 enum { TEAM_VALUES = 16 /* most values of one reduction */ };
@@ -262,7 +273,18 @@ struct ClusterTeam {
     }
 };
 
-/* ---- Rows on their way to shared memory ---- */
+/* ---- Rows in shared memory ---- */
+
+static __host__ __device__ __forceinline__ int type_size(int type)
+{
+    return type == KERNEL_F32 ? 4 : 2;
+}
+
+/* Bytes of one network's columns, to the next 16. */
+static __host__ __device__ __forceinline__ size_t row_part_bytes(int columns, int type)
+{
+    return ((size_t)columns * type_size(type) + 15) / 16 * 16;
+}
 
 /* 16 bytes from global to shared memory, both aligned to that, without a register in between; they are there, for the
  * thread that asked, after copies_wait. */

@@ -207,7 +207,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
 KernelStatus distill_general_sweep(KernelStream stream, const DistillParams &params)
 {
     const int classes = params.launch.classes;
-    const size_t marks = ((size_t)classes + 127) / 128 * 16;
+    const size_t marks = distill_mark_bytes(classes);
     LAUNCH(general_sweep_kernel, (unsigned)params.launch.n,
            (unsigned)distill_block_threads(classes), marks, stream, params);
     return kernel_status();

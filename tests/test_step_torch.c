@@ -241,10 +241,19 @@ static void open_store(const Bench *bench, Variant *v, bool wide, const char *fo
         widen(&narrow, store);
         store_close(&narrow);
     }
-    /* What was never written must not be read: NaN. */
-    const size_t trained = bench->params.arena_elems[ARENA_WEIGHT] * store->real_size;
-    v->backend->fill(v->backend, QUEUE_COMPUTE, store->arena[ARENA_GRAD], 0xFF, trained);
-    v->backend->fill(v->backend, QUEUE_COMPUTE, store->moment, 0xFF, trained);
+    /* What was never written must not be read: NaN. Elements between parameters stay zero: flat kernels and reductions
+     * go over them. */
+    for (int p = 0; p < bench->params.count; p++) {
+        const Param *param = &bench->params.items[p];
+        const size_t first = param->offset * store->real_size;
+        const size_t bytes = param->count * store->real_size;
+        if (param->arena == ARENA_WEIGHT) {
+            char *grad = store->arena[ARENA_GRAD];
+            char *moment = store->moment;
+            v->backend->fill(v->backend, QUEUE_COMPUTE, grad + first, 0xFF, bytes);
+            v->backend->fill(v->backend, QUEUE_COMPUTE, moment + first, 0xFF, bytes);
+        }
+    }
 }
 
 static void open_exec(const Variant *v, Graph *g, int rung, Exec **exec)

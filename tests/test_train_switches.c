@@ -137,6 +137,14 @@ static void check_memo(const Fixture *f, const Target *t)
         free(stop);
     }
     assert_same(f, names[0], names[3]);
+    /* A pass of another size: the same bits where logits do not depend on it, as by definition on ref. */
+    if (t == &targets[REF]) {
+        const char *const other[] = {"teacher.memo=on", "teacher.memo_batch=3", NULL};
+        assert_fine(distil(f, t, "memo-3", other));
+        assert_same(f, names[0], "memo-3");
+        assert_true(sum_of_events(f, "memo-3", "memo", "computed", &epochs) > 0);
+        remove_in(f, "memo-3");
+    }
     for (int i = 0; i < 4; i++) {
         remove_in(f, names[i]);
     }

@@ -76,17 +76,22 @@ class Report:
 
 def bench_sgd(report, repeat, flush):
     """ResNet-50's 25.6 million parameters in 161 tensors, momentum 0.9, weight decay; fp32."""
-    shapes = [(64, 3, 7, 7), (1000, 2048)]
+    shapes = [(64, 3, 7, 7), (64,), (64,), (1000, 2048), (1000,)]
+    inputs = 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
-        for _ in range(blocks):
-            shapes += [(width, width * 4, 1, 1), (width, width, 3, 3), (width * 4, width, 1, 1), (width,), (width * 4,)]
+        for block in range(blocks):
+            shapes += [(width, inputs, 1, 1), (width, width, 3, 3), (4 * width, width, 1, 1)]
+            shapes += [(width,)] * 4 + [(4 * width,)] * 2
+            if block == 0:
+                shapes += [(4 * width, inputs, 1, 1), (4 * width,), (4 * width,)]
+            inputs = 4 * width
     for kind in ("fused", "foreach"):
         parameters = [torch.nn.Parameter(torch.randn(s, device="cuda")) for s in shapes]
         for p in parameters:
             p.grad = torch.randn_like(p)
         optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-4, **{kind: True})
         count = sum(p.numel() for p in parameters)
-        report.line(f"sgd {count} parameters", f"torch {kind}", "fp32", 20 * count,
+        report.line(f"sgd P={count}", f"torch {kind}", "fp32", 20 * count,
                     time_us(optimizer.step, repeat, flush))
 
 
@@ -97,14 +102,14 @@ def bench_batch_norm(report, repeat, flush):
         x.requires_grad_(True)
         norm = torch.nn.BatchNorm2d(256).cuda().train()
         size = x.numel() * x.element_size()
-        report.line("bn+relu forward 256x56x56x256", "torch eager", name, 3 * size,
+        report.line("bn forward B=256 H=56 C=256", "torch eager", name, 3 * size,
                     time_us(lambda: F.relu_(norm(x.detach())), repeat, flush))
         y = F.relu(norm(x))
         dy = torch.randn_like(y)
-        report.line("bn+relu backward 256x56x56x256", "torch eager", name, 5 * size,
+        report.line("bn backward B=256 H=56 C=256", "torch eager", name, 5 * size,
                     time_us(lambda: torch.autograd.grad(y, x, dy, retain_graph=True), repeat, flush))
         compiled = torch.compile(lambda v: F.relu(norm(v)))
-        report.line("bn+relu forward 256x56x56x256", "torch compile", name, 3 * size,
+        report.line("bn forward B=256 H=56 C=256", "torch compile", name, 3 * size,
                     time_us(lambda: compiled(x.detach()), repeat, flush))
 
 
@@ -130,7 +135,7 @@ def bench_augment(report, repeat, flush):
             return ((x.float() / 255 - mean) / std).to(torch.float16, memory_format=torch.channels_last)
 
         for peer, function in (("torch eager", augment), ("torch compile", torch.compile(augment))):
-            report.line(f"augment {n}x{size}x{size}", peer, "fp16", n * size * size * (3 + 3 * 2),
+            report.line(f"augment B={n} H={size}", peer, "fp16", n * size * size * (3 + 3 * 2),
                         time_us(function, repeat, flush))
 
 

@@ -42,6 +42,8 @@ def parse_arguments():
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--warmup", type=int, default=8)
     parser.add_argument("--precision", choices=["bf16", "fp16", "fp32"], default="bf16")
+    parser.add_argument("--forward", action="store_true",
+                        help="time the teacher's forward pass alone (evaluation mode, no gradient)")
     parser.add_argument("--profile", action="store_true",
                         help="print the operators of ten steps by time instead")
     return parser.parse_args()
@@ -207,6 +209,13 @@ def make_step(pair, mode, arguments):
         student = torch.compile(student, **how)
     loss_function = torch.compile(kd_loss) if mode == "compile" else kd_loss
 
+    def forward(images, _labels):
+        with torch.no_grad(), torch.autocast(device, dtype=dtype, enabled=arguments.precision != "fp32"):
+            return teacher(images)
+
+    if arguments.forward:
+        return forward
+
     def step(images, labels):
         with torch.autocast(device, dtype=dtype, enabled=arguments.precision != "fp32"):
             target = None
@@ -277,7 +286,8 @@ def measure(pair, mode, arguments, base_bytes):
     seconds.sort()
     rate = [arguments.batch / s for s in seconds]
     line = {
-        "bench": "torch_step", "pair": pair, "mode": mode, "precision": arguments.precision,
+        "bench": "torch_forward" if arguments.forward else "torch_step",
+        "pair": "none:" + pair.split(":")[1] if arguments.forward else pair, "mode": mode, "precision": arguments.precision,
         "batch": arguments.batch, "threads": arguments.threads, "steps": len(seconds) * group,
         "img_per_s": round(arguments.batch / statistics.median(seconds), 1),
         "img_per_s_p10": round(rate[int(len(rate) * 0.9)], 1),
@@ -316,6 +326,8 @@ def main():
                        "--device", ARGUMENTS.device, "--threads", str(ARGUMENTS.threads), "--batch", str(ARGUMENTS.batch),
                        "--steps", str(ARGUMENTS.steps), "--warmup", str(ARGUMENTS.warmup),
                        "--precision", ARGUMENTS.precision]
+            if ARGUMENTS.forward:
+                command.append("--forward")
             if ARGUMENTS.profile:
                 command.append("--profile")
             subprocess.run(command, check=True)

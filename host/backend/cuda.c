@@ -154,8 +154,8 @@ static int capture_end(Backend *backend, Queue queue)
 
 static Capture *capture_at(const Cuda *cuda, int index)
 {
-    CHECK(index >= 0 && index < cuda->n_captures && cuda->captures[index].graph,
-          "capture %d of %d", index, cuda->n_captures);
+    CHECK(index >= 0 && index < cuda->n_captures && cuda->captures[index].graph, "capture %d of %d",
+          index, cuda->n_captures);
     return &cuda->captures[index];
 }
 

@@ -212,8 +212,8 @@ void cuda_shadow_refresh(Cuda *cuda, KernelStream stream, const void *base, size
     }
     Shadow *shadow = shadow_of(cuda, base, elems, type);
     if (!shadow->fresh && !cuda->described) {
-        CUDA_OK(kernel_cast(stream, KERNEL_F32, cuda_type(type), (int64_t)elems, base,
-                            shadow->copy));
+        CUDA_OK(
+            kernel_cast(stream, KERNEL_F32, cuda_type(type), (int64_t)elems, base, shadow->copy));
         shadow->fresh = true;
     }
 }

@@ -37,8 +37,8 @@ static void run_image(CudaStep *own, KernelStream stream, const Step *step, cons
                               .c = y->c,
                               .mean = {a->mean[0], a->mean[1], a->mean[2]},
                               .std = {a->std[0], a->std[1], a->std[2]}};
-    CUDA_OK(kernel_image(stream, &shape, cuda_in_at(step, args, 0), NULL,
-                         cuda_out_at(step, args, 0)));
+    CUDA_OK(
+        kernel_image(stream, &shape, cuda_in_at(step, args, 0), NULL, cuda_out_at(step, args, 0)));
 }
 
 static void run_views(CudaStep *own, KernelStream stream, const Step *step, const RunArgs *args)

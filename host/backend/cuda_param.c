@@ -1,5 +1,6 @@
 /* Nodes on parameters: folding, and the optimizer over whole arenas. What differs from one stretch of the weights to the
- * next (weight decay) is a table in device memory, made when the step is prepared. */
+ * next (weight decay) is a table in device memory, made when the step is prepared. Elements between parameters are zero
+ * from the start, and the update of zeros by zeros leaves them so. */
 #include "backend/cuda.h"
 
 #include "kernels/batchnorm.h"

@@ -80,13 +80,14 @@ static bool take_entry(PlanCache *cache, const char **at, const char *end)
 {
     char *head = take_line(at, end);
     char *name = head ? take_line(at, end) : NULL;
-    int choice = 0;
-    size_t size = 0;
-    int key = 0;
-    const bool good = name && sscanf(head, "%d %zu %n", &choice, &size, &key) == 2 && key > 0 &&
+    char *after_choice = head;
+    char *key = head;
+    const long choice = name ? strtol(head, &after_choice, 10) : 0;
+    const unsigned long long size = name ? strtoull(after_choice, &key, 10) : 0;
+    const bool good = name && after_choice > head && key > after_choice && *key == ' ' &&
                       size < (size_t)(end - *at) && (*at)[size] == '\n';
     if (good) {
-        keep(cache, &(PlanEntry){head + key, choice, name, *at, size});
+        keep(cache, &(PlanEntry){key + 1, (int)choice, name, *at, (size_t)size});
         *at += size + 1;
     }
     free(head);

@@ -203,21 +203,25 @@ static void take_first(CudnnContext *context, CudnnPlan *plan, const EngineList 
     }
 }
 
-/* Keeps what the plan has where nothing can be timed. */
+/* Keeps what the plan has where nothing can be timed; never builds that one again. */
 static void take_fastest(CudnnContext *context, CudnnPlan *plan, const EngineList *list)
 {
     char key[CONV_KEY_MAX];
     char reason[ENGINE_REASON_MAX];
+    EnginePlan *first = plan->engine;
+    const EngineInfo first_info = plan->info;
     double best = -1;
     int timed = 0;
     int compiled = 0;
+    plan->engine = NULL;
     cuda_conv_key(&plan->spec, key);
     for (int i = 0; i < engine_list_count(list) && timed < TIMED_CANDIDATES; i++) {
         const EngineInfo *info = engine_list_info(list, i);
+        const bool is_first = first && info->choice == first_info.choice;
         if (info->compiled && compiled == TIMED_COMPILED) {
             continue;
         }
-        EnginePlan *engine = build(context, list, i, reason);
+        EnginePlan *engine = is_first ? first : build(context, list, i, reason);
         if (!engine) {
             continue;
         }
@@ -228,9 +232,15 @@ static void take_fastest(CudnnContext *context, CudnnPlan *plan, const EngineLis
         if (seconds >= 0 && (best < 0 || seconds < best)) {
             best = seconds;
             adopt(plan, engine, info);
-        } else {
+            first = is_first ? NULL : first;
+        } else if (!is_first) {
             engine_free(engine);
         }
+    }
+    if (plan->engine) {
+        engine_free(first);
+    } else {
+        adopt(plan, first, &first_info);
     }
 }
 

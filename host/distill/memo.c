@@ -360,11 +360,13 @@ bool memo_get(Memo *memo, uint32_t sample, uint32_t view, void *values)
         return false;
     }
     const uint64_t slot = word - 1;
-    if (slot >= memo->stats.stored) {
-        memo->stats.stored = count_records(memo); /* another process may have added it */
+    if (slot >= __atomic_load_n(&memo->stats.stored, __ATOMIC_RELAXED)) {
+        /* Another process may have added it. */
+        __atomic_store_n(&memo->stats.stored, count_records(memo), __ATOMIC_RELAXED);
     }
     const size_t at = memo->records_at + slot * memo->slot_bytes;
-    if (slot < memo->stats.stored && at + memo->slot_bytes <= memo->map_bytes) {
+    if (slot < __atomic_load_n(&memo->stats.stored, __ATOMIC_RELAXED) &&
+        at + memo->slot_bytes <= memo->map_bytes) {
         uint64_t check;
         memcpy(&check, memo->map + at, sizeof check);
         memcpy(values, memo->map + at + sizeof check, memo->config.record_bytes);
@@ -372,7 +374,7 @@ bool memo_get(Memo *memo, uint32_t sample, uint32_t view, void *values)
             return true;
         }
     }
-    if (memo->stats.damaged++ == 0) {
+    if (__atomic_fetch_add(&memo->stats.damaged, 1, __ATOMIC_RELAXED) == 0) {
         log_warn(
             "teacher's memo '%s': a record is damaged (sample %u, view %u); what is damaged is "
             "computed again",

@@ -14,6 +14,8 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
+#define VIEW_KNOWN UINT32_MAX /* in the memo */
+
 /* The share of the teacher's passes that one run must save before `auto` writes a memo to the disk. */
 #define LEAST_SAVED 0.25
 
@@ -285,13 +287,19 @@ static uint32_t view_of(const TeacherTable *t, uint32_t epoch, uint32_t sample)
 static uint32_t look_up(TeacherTable *t, uint32_t epoch, uint32_t position)
 {
     uint32_t missing = 0;
-    for (uint32_t i = position; i < t->dataset->count - t->tail; i++) {
+    const uint32_t end = t->dataset->count - t->tail;
+    uint32_t *views = t->views;
+#pragma omp parallel for schedule(static)
+    for (uint32_t i = position; i < end; i++) {
         const uint32_t sample = t->order[i];
         const uint32_t view = view_of(t, epoch, sample);
-        if (!memo_get(t->memo, sample, view, t->table + sample * t->row_bytes)) {
-            t->missing[missing] = sample;
-            t->views[missing] = view;
-            missing++;
+        const bool known = memo_get(t->memo, sample, view, t->table + sample * t->row_bytes);
+        views[i] = known ? VIEW_KNOWN : view;
+    }
+    for (uint32_t i = position; i < end; i++) {
+        if (views[i] != VIEW_KNOWN) { /* the list never overtakes what it is made from */
+            t->missing[missing] = t->order[i];
+            t->views[missing++] = views[i];
         }
     }
     return missing;

@@ -31,9 +31,11 @@ typedef struct {
     int oh, ow, oc;
     int kernel_h, kernel_w, stride, pad, groups;
     bool bias, residual, relu; /* FORWARD: y = relu(conv + bias + residual), rounded once */
-    bool affine, affine_relu;  /* FORWARD, WGRAD: of x' = relu(x*scale + shift), rounded to `type`, zero in the padding */
-    bool stats;    /* FORWARD: sum and sum of squares of y per channel, over all n images */
-    bool drelu_bn; /* DGRAD: dz = dx*[x*scale + shift > 0]; sums of dz and dz*xhat per channel of x */
+    bool affine,
+        affine_relu; /* FORWARD, WGRAD: of x' = relu(x*scale + shift), rounded to `type`, zero in the padding */
+    bool stats; /* FORWARD: sum and sum of squares of y per channel, over all n images */
+    bool
+        drelu_bn; /* DGRAD: dz = dx*[x*scale + shift > 0]; sums of dz and dz*xhat per channel of x */
 } CudnnConvSpec;
 
 /* Device addresses of one execution, 16-byte aligned; those that the spec does not ask for are ignored. */
@@ -44,9 +46,9 @@ typedef struct {
     const void *residual;
     const void *scale, *shift;  /* affine: of type cudnn_affine_type */
     const float *mean, *invstd; /* drelu_bn: the batch norm's coefficients and */
-    const float *gamma, *beta;  /* parameters (the mask is that of (x - mean)*invstd*gamma + beta) */
-    const void *bn_x;           /* drelu_bn: the batch norm's input */
-    float *sum, *square_sum;    /* stats: of y, y^2; drelu_bn: of dz, dz*xhat */
+    const float *gamma, *beta; /* parameters (the mask is that of (x - mean)*invstd*gamma + beta) */
+    const void *bn_x;          /* drelu_bn: the batch norm's input */
+    float *sum, *square_sum;   /* stats: of y, y^2; drelu_bn: of dz, dz*xhat */
     void *workspace;
 } CudnnConvArgs;
 

@@ -17,7 +17,7 @@
  * is full ends adding in the same way.
  *
  * Records are read through a memory map: a file on a failing disk, or cut short by somebody else while it is in use, ends
- * the process with SIGBUS. Not for several threads. */
+ * the process with SIGBUS. Several threads may call memo_get at once; all else is for one thread alone. */
 #ifndef CUDISTILL_DISTILL_MEMO_H
 #define CUDISTILL_DISTILL_MEMO_H
 

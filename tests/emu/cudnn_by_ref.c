@@ -295,13 +295,13 @@ static void visit_all(const Loops *loops, Visit visit)
 /* Where the weights of output o at position k begin, and where o's group begins in a pixel of x. */
 static size_t weights_of(const CudnnConvSpec *s, int o, size_t k)
 {
-    const size_t window = (size_t)(s->kernel_h * s->kernel_w);
+    const size_t window = (size_t)s->kernel_h * (size_t)s->kernel_w;
     return ((size_t)o * window + k) * (size_t)(s->ic / s->groups);
 }
 
 static size_t group_of(const CudnnConvSpec *s, int o)
 {
-    return (size_t)(o / (s->oc / s->groups) * (s->ic / s->groups));
+    return (size_t)(o / (s->oc / s->groups)) * (size_t)(s->ic / s->groups);
 }
 
 /* w here as [position][input][output of the group]: the inner loop then has no sum, and compilers vectorise it. */
@@ -388,7 +388,7 @@ static double *load_turned_weights(const Job *job)
     double *w = load(s->type, at(job, UID_W), w_count(s));
     double *turned = xmalloc((w_count(s) + 1) * sizeof *turned);
     size_t next = 0;
-    for (size_t k = 0; k < (size_t)(s->kernel_h * s->kernel_w); k++) {
+    for (size_t k = 0; k < (size_t)s->kernel_h * (size_t)s->kernel_w; k++) {
         for (int i = 0; i < s->ic; i++) {
             for (int o = 0; o < outputs; o++) {
                 const int output = i / inputs * outputs + o;

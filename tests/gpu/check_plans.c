@@ -6,8 +6,6 @@
  *   check_plans --write FILE    makes the table anew and leaves */
 #include "plan_nets.h"
 
-#define GOLDEN "tests/golden/cudnn_sm90.txt"
-
 static char skip_reason[200];
 
 static void skip_without_libcuda(void)
@@ -61,7 +59,7 @@ static void test_table(void **state)
     (void)state;
     char *want = NULL;
     skip_without_libcuda();
-    Err *err = file_read_text(GOLDEN, 1 << 20, &want);
+    Err *err = file_read_text(PLANS_TABLE, 1 << 20, &want);
     if (err) {
         fail_msg("%s", err->message);
     }

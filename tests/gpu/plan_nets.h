@@ -40,7 +40,10 @@ static inline void plan_nets_open(PlanNets *nets, Backend *backend, const char *
                             .backward = true,
                             .loss_scale = act == DT_F16};
     if (teacher) {
+        const RowValue temperature = {.value = 4};
         loss.n_terms = 1;
+        loss.terms[0] = (DistillTerm){
+            .factor = FACTOR_TSTT, .weight = {.value = 0.9F}, .ts = temperature, .tt = temperature};
     }
     *nets = (PlanNets){0};
     Err *err = nets_register(&nets->params, &teacher_net, &student_net, classes);

@@ -11,19 +11,24 @@
 
 #include <cmocka.h>
 
+#include "backend/cuda.h"
 #include "backend/cuda_conv.h"
+#include "backend/exec.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "kernels/distill_spec.h"
 #include "models/models.h"
-#include "rig.h"
 #include "train/nets.h"
 
 #include <dlfcn.h>
 #include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define PLANS_DEVICE "tests/golden/h200.json"
+#define PLANS_TABLE "tests/golden/cudnn_sm90.txt"
 #define PLANS_STUB_VARIABLE "CUDISTILL_TEST_LIBCUDA_STUB"
 
 /* Starts the program again with the stub where there is no libcuda. False: it cannot be made, and `why` says so. */

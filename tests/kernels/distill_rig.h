@@ -48,6 +48,14 @@ static inline void set_order(int order)
 #endif
 }
 
+/* The form; the two-sweep form in place of clusters where the device has none. */
+static inline DistillForm usable_form(DistillForm form)
+{
+    int major = 0;
+    CUDA_OK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+    return form == DISTILL_CLUSTER && major < 9 ? DISTILL_TWO_SWEEP : form;
+}
+
 static inline void *device_bytes(const void *host, size_t bytes)
 {
     void *device = NULL;
@@ -156,7 +164,7 @@ static inline KernelStatus run_kernel(const Problem *p, const Layout *layout, Di
     in.workspace = device_bytes(NULL, kernel_distill_workspace(&p->spec, p->n, p->c));
     DistillSpec spec = p->spec;
     spec.dz_add = layout->add;
-    const KernelStatus status = kernel_distill(NULL, &spec, &in, form);
+    const KernelStatus status = kernel_distill(NULL, &spec, &in, usable_form(form));
     CUDA_OK(cudaDeviceSynchronize());
     if (status == 0) {
         char *host = xmalloc(dz_bytes);

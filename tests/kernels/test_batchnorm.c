@@ -15,8 +15,8 @@ typedef struct {
 } Size;
 static const Size sizes[] = {{4, 9, 1},    {3, 5, 3},   {2, 7, 17},   {5, 4, 19},  {3, 16, 58},
                              {8, 25, 64},  {3, 3, 130}, {2, 1, 2048}, {1, 1, 1},   {1, 1, 19},
-                             {70, 64, 16}, {2, 30, 24}, {1, 9, 264},  {3, 40, 116}};
-enum { SIZES = sizeof sizes / sizeof *sizes };
+                             {20, 64, 16}, {2, 30, 24}, {1, 9, 264},  {3, 40, 116}};
+enum { SIZES = sizeof sizes / sizeof *sizes, MANY_CHANNELS = 1000 };
 static const KernelType types[] = {KERNEL_F32, KERNEL_BF16, KERNEL_F16};
 static const BnMask masks[] = {BN_MASK_NONE, BN_MASK_OUTPUT, BN_MASK_BITS, BN_MASK_REMAKE};
 
@@ -132,7 +132,16 @@ static void *case_floats(const float *values, int count)
     return device_copy(values, (size_t)count * sizeof(float));
 }
 
-/* All sizes and types, each aligned and off by one; what else there is to choose goes round. */
+/* Bits without a pattern over consecutive turns. */
+static unsigned mixed(unsigned turn)
+{
+    unsigned x = (turn + 1) * 0x9E3779B1u;
+    x = (x ^ x >> 15) * 0x85EBCA6Bu;
+    return x ^ x >> 13;
+}
+
+/* All sizes and types, each aligned and off by one; what else there is to choose is drawn. Many channels, which are slow
+ * to emulate, in two forms alone. */
 typedef void (*CaseTest)(Case *c);
 static void for_cases(CaseTest test)
 {
@@ -141,18 +150,23 @@ static void for_cases(CaseTest test)
         for (int t = 0; t < 3; t++) {
             for (size_t offset = 0; offset < 2; offset++, turn++) {
                 const int rows[] = {ROWS_ALL, sizes[s].n - 1, sizes[s].n, 0, sizes[s].n / 2};
+                const unsigned drawn = mixed(turn);
+                if (sizes[s].c > MANY_CHANNELS && t != (offset == 0 ? 2 : 0)) {
+                    continue;
+                }
                 Case c = {.type = types[t],
                           .n = sizes[s].n,
                           .hw = sizes[s].hw,
                           .c = sizes[s].c,
                           .rows = rows[turn % 5],
                           .offset = offset,
-                          .integers = turn / 2 % 2 == 0,
-                          .relu = turn % 3 != 0,
-                          .residual = turn / 3 % 2 == 0,
-                          .second = turn % 7 < 4,
-                          .store_dz = turn % 4 < 3,
-                          .over = turn % 5 > 2};
+                          .integers = (drawn & 1) != 0,
+                          .relu = (drawn & 2) != 0,
+                          .residual = (drawn & 4) != 0,
+                          .second = (drawn & 8) != 0,
+                          .store_dz = (drawn & 48) != 0,
+                          .over = (drawn & 64) != 0,
+                          .frozen = (drawn & 128) != 0};
                 case_fill(&c, turn * 16 + 1);
                 test(&c);
                 case_clear(&c);
@@ -645,9 +659,9 @@ static void check_dx(const Case *c, const float *got)
 
 static void test_dx_case(Case *c)
 {
-    for (int m = 0; m < 8; m++) {
-        c->mask = masks[m % 4];
-        c->frozen = m >= 4;
+    for (int m = 0; m < 4; m++) {
+        c->mask = masks[m];
+        c->frozen = !c->frozen;
         Outputs outputs;
         run_in_orders(run_dx, c, &outputs);
         float *dx = output_values(&outputs, 0, c->type);

@@ -85,7 +85,8 @@ static void test_top_ties(void **state)
     problem_free(&p);
 }
 
-/* Equal networks at equal temperatures: divergence and gradient are 0, not merely small. */
+/* Equal networks at equal temperatures: the divergence is 0, not merely small; of the gradient only the rounding of one
+ * product may be left (p <= 1 times a T = 3). */
 static void test_equal_networks(void **state)
 {
     (void)state;
@@ -100,7 +101,7 @@ static void test_equal_networks(void **state)
                 assert_true(((float *)r.rows)[row * ROW_FIELDS + ROW_TERM] == 0);
             }
             for (int k = 0; k < p.n * p.c; k++) {
-                assert_true(((float *)r.dz)[k] == 0);
+                assert_true(fabs((double)((float *)r.dz)[k]) <= 3 * 0x1p-24 * p.scale);
             }
             result_free(&r);
         }
