@@ -2,7 +2,8 @@
  * and leaves the very bits that the unfused nodes leave. With all rows valid it runs as one plan. Then sums are of the same
  * stored values in another order: within SUMS_LIMIT of each tensor's largest value (of any gradient's, for gradients). An
  * affine input besides has scale and shift in fp16: an activation within 2^-11 of zero may change its sign, and with it one
- * of the 64 to 256 pixels that a gradient adds up: AFFINE_LIMIT.
+ * of the 64 to 256 pixels that a gradient adds up: AFFINE_LIMIT. (With fp32 scale and shift in the emulation these nets
+ * stay within SUMS_LIMIT too: nothing else differs.)
  *
  * Skipped where there is no cuda backend. */
 #include <setjmp.h>

@@ -55,7 +55,9 @@ typedef struct {
     size_t count; /* elements */
     bool trainable;
     Arena arena;   /* WEIGHT, FROZEN or STATE */
-    size_t offset; /* elements from the arena's base, set by params_finish; multiples of 16 */
+    /* Elements from the arena's base, set by params_finish; multiples of 16. The gaps between parameters hold zeros in
+     * every arena (memory is zeroed when it is allocated): the flat optimizer kernels run over them. */
+    size_t offset;
     InitKind init;
     double init_scale; /* standard deviation of NORMAL, half-width of UNIFORM */
 } Param;
