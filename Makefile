@@ -65,7 +65,7 @@ include host/bundle.mk
 CHECK_SCRIPTS := $(sort $(wildcard tests/check_*.sh))
 BENCHES := $(call programs_of,bench/bench_*.c)
 C_FILES := $(sort $(shell find host include tests bench kernels -name '*.c' -o -name '*.h' -o -name '*.cuh' \
-    -o -name '*.cu' 2>/dev/null))
+    -o -name '*.cu' -o -name '*.cpp' 2>/dev/null))
 
 # Build in parallel even when the user gave no -j.
 PARALLEL = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
@@ -160,21 +160,15 @@ $(VARIANT)/flags.txt: FORCE
 	@mkdir -p $(@D)
 	@printf '%s\n' '$(FLAGS_TEXT)' | cmp -s - $@ || printf '%s\n' '$(FLAGS_TEXT)' > $@
 
+COMMIT := $(shell git describe --always --dirty 2>/dev/null)
 # Results name the commit. Only what prints it is compiled anew when it changes.
+COMMIT := $(shell git describe --always --dirty 2>/dev/null)
 $(VARIANT)/commit.txt: FORCE
 	@mkdir -p $(@D)
 	@printf '%s\n' '$(COMMIT)' | cmp -s - $@ || printf '%s\n' '$(COMMIT)' > $@
 COMMIT_OBJECTS := $(OBJ)/host/bench/records.o $(OBJ)/bench/bench_step.o
 $(COMMIT_OBJECTS): $(VARIANT)/commit.txt
 $(COMMIT_OBJECTS): private CPPFLAGS += -DCUDISTILL_COMMIT='"$(COMMIT)"'
-
-# Benchmarks name the commit they were built from.
-COMMIT := $(shell git describe --always --dirty 2>/dev/null)
-$(VARIANT)/commit.txt: FORCE
-	@mkdir -p $(@D)
-	@printf '%s\n' '$(COMMIT)' | cmp -s - $@ || printf '%s\n' '$(COMMIT)' > $@
-$(OBJ)/host/bench/records.o $(OBJ)/bench/bench_step.o: $(VARIANT)/commit.txt
-$(OBJ)/host/bench/records.o $(OBJ)/bench/bench_step.o: private CPPFLAGS += -DCUDISTILL_COMMIT='"$(COMMIT)"'
 
 # ---- Compile and link ----
 $(OBJ)/%.o: %.c $(VARIANT)/flags.txt
@@ -245,15 +239,18 @@ run-sanitizers:
 
 # ---- Style ----
 MAX_LINES := 800
+# CUDA's own headers where they are; else the emulated device's, and then not the files that need cuDNN.
+LINT_CUDA = $(if $(wildcard $(CUDA_HOME)/include/cudnn.h),$(CUDA_CFLAGS),-DCUDISTILL_EMU) -Ikernels/emu/include
+LINT_C = $(filter-out $(if $(wildcard $(CUDA_HOME)/include/cudnn.h),,$(CUDA_LIBRARY_ONLY) tests/gpu/%),$(filter %.c,$(C_FILES)))
 lint: deps-lint
 	@awk -v max=$(MAX_LINES) 'FNR == max + 1 {print FILENAME ": more than " max " lines"; bad = 1} END {exit bad}' $(C_FILES)
 	tests/lint_layers
 	clang-format --dry-run -Werror $(C_FILES)
 	cppcheck --quiet --std=c11 --language=c --enable=warning,performance,portability --inline-suppr \
 	    --error-exitcode=1 --suppress=missingIncludeSystem -D_GNU_SOURCE '-D_Noreturn=__attribute__((noreturn))' \
-	    -Iinclude $(filter %.c,$(C_FILES))
-	printf '%s\n' $(filter %.c,$(C_FILES)) | xargs -P $$(nproc) -n 4 sh -c \
-	    'clang-tidy --quiet --warnings-as-errors="*" "$$@" -- -std=c11 -D_GNU_SOURCE -Iinclude -fopenmp' lint
+	    -Iinclude $(LINT_C)
+	printf '%s\n' $(LINT_C) | xargs -P $$(nproc) -n 4 sh -c \
+	    'clang-tidy --quiet --warnings-as-errors="*" "$$@" -- -std=c11 -D_GNU_SOURCE $(LINT_CUDA) -Iinclude -I. -fopenmp' lint
 
 format: deps-lint
 	clang-format -i $(C_FILES)

@@ -5,7 +5,7 @@ CUDA_HOME ?= $(or $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc 2>/
 NVCC := $(CUDA_HOME)/bin/nvcc
 CUDA_LIB := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib))
 CUDA_CFLAGS := -isystem $(CUDA_HOME)/include
-CUDA_LIBS := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcudart -lcudnn -lcublas -lcublasLt -lnccl
+CUDA_LIBS := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcudart -lcudnn -lcublasLt -lnccl
 CUDA_ARCHS ?= 80 90 100
 HAVE_CUDA := $(shell grep -s '^CUDA   found' $(VARIANT)/found.txt)
 CXX ?= g++
@@ -60,7 +60,7 @@ $(EMU)/tests/%: $(EMU)/obj/tests/kernels/%.o $(EMU_FAULTS) $(EMU_KERNELS) $(LIBR
 -include $(shell find $(EMU)/obj $(VARIANT)/cuda/obj -name '*.d' 2>/dev/null)
 
 # Unit test programs that also run with `cuda` on the emulated device.
-ON_EMULATED := $(wildcard $(addprefix tests/,$(addsuffix .c,test_ops test_exec test_queue)))
+ON_EMULATED := $(wildcard $(addprefix tests/,$(addsuffix .c,test_ops test_exec test_queue test_train_switches test_cuda_choices test_cuda_groups)))
 emulated = $(patsubst tests/%.c,cuda-emulated$(comma)CUDISTILL_TEST_BACKEND=cuda$(comma)CUDISTILL_CUDA_LIBRARY=$(EMU_LIBRARY)@$(VARIANT)/tests/%,$(1))
 comma := ,
 ifneq ($(wildcard host/backend/cuda.c),)
@@ -125,7 +125,8 @@ $(VARIANT)/cuda/tests/%: $(CUDA_OBJ)/tests/kernels/%.o $(KERNELS:%.cu=$(CUDA_OBJ
 
 # ---- With a GPU ----
 .PHONY: check-gpu bench-gpu gpu-programs
-gpu-programs: $(MAIN_PROGRAM) $(if $(HAVE_CUDA),$(CUDA_LIBRARY) $(GPU_KERNEL_TESTS)) $(ON_EMULATED:%.c=$(VARIANT)/%)
+gpu-programs: $(MAIN_PROGRAM) $(if $(HAVE_CUDA),$(CUDA_LIBRARY) $(GPU_KERNEL_TESTS)) $(ON_EMULATED:%.c=$(VARIANT)/%) \
+    $(VARIANT)/tests/gpu/nccl_ranks $(VARIANT)/bench/bench_step
 
 check-gpu: deps
 	+@$(SUBMAKE) found
