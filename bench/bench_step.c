@@ -28,7 +28,14 @@
 #define CUDISTILL_COMMIT "unknown"
 #endif
 
-enum { WARM_UP = 5, GROUP = 10, SMALL_BATCH = 64, LARGE_BATCH = 256, MAX_PAIRS = 16, PAIR_MAX = 128 };
+enum {
+    WARM_UP = 5,
+    GROUP = 10,
+    SMALL_BATCH = 64,
+    LARGE_BATCH = 256,
+    MAX_PAIRS = 16,
+    PAIR_MAX = 128
+};
 
 #define MIB 1048576.0
 

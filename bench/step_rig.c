@@ -35,7 +35,8 @@ struct StepRig {
     Exec *step, *update;
     void *shared;
     HostMemory *memory;
-    uint8_t *images; /* [batches][batch], in memory that the device reads; NULL where they lie on the device */
+    uint8_t *
+        images; /* [batches][batch], in memory that the device reads; NULL where they lie on the device */
     int32_t *labels;
     int size, classes, batches;
     bool capture, resident;
@@ -61,7 +62,8 @@ static size_t device_used(const RigOptions *o)
         return 0;
     }
     MemGetInfo mem_get_info;
-    memcpy(&mem_get_info, &symbol, sizeof mem_get_info); /* C has no cast from an object to a function */
+    memcpy(&mem_get_info, &symbol,
+           sizeof mem_get_info); /* C has no cast from an object to a function */
     return mem_get_info(&free_bytes, &total) == 0 ? total - free_bytes : 0;
 }
 
@@ -156,8 +158,8 @@ static Err *open_graphs(StepRig *rig)
     if (err || !o->student) {
         return err;
     }
-    nets_update_graph(&rig->params, o->act, true, scaled(rig) ? LOSS_SCALE_DYNAMIC : LOSS_SCALE_NONE,
-                      &g);
+    nets_update_graph(&rig->params, o->act, true,
+                      scaled(rig) ? LOSS_SCALE_DYNAMIC : LOSS_SCALE_NONE, &g);
     err = exec_open(rig->backend, &g, &options, &rig->update);
     graph_free(&g);
     return err;
@@ -437,18 +439,18 @@ RigMemory step_rig_memory(const StepRig *rig)
     const size_t *elems = rig->params.arena_elems;
     const size_t trained = elems[ARENA_WEIGHT] * sizeof(float);
     const size_t used = device_used(&rig->options);
-    return (RigMemory){
-        .parameters = trained + elems[ARENA_FROZEN] * sizeof(float),
-        .gradients = trained,
-        .momentum = trained,
-        .state = elems[ARENA_STATE] * sizeof(float),
-        .activations = of_both(rig, ARENA_ACT),
-        .persistent = of_both(rig, ARENA_PERSIST),
-        .inputs = of_both(rig, ARENA_IO),
-        .workspace = of_both(rig, ARENA_WORKSPACE),
-        .copies = copy_bytes(rig),
-        .prepared = rig->backend->step_bytes ? rig->backend->step_bytes(rig->backend) : 0,
-        .device_growth = used > rig->device_used ? used - rig->device_used : 0};
+    return (RigMemory){.parameters = trained + elems[ARENA_FROZEN] * sizeof(float),
+                       .gradients = trained,
+                       .momentum = trained,
+                       .state = elems[ARENA_STATE] * sizeof(float),
+                       .activations = of_both(rig, ARENA_ACT),
+                       .persistent = of_both(rig, ARENA_PERSIST),
+                       .inputs = of_both(rig, ARENA_IO),
+                       .workspace = of_both(rig, ARENA_WORKSPACE),
+                       .copies = copy_bytes(rig),
+                       .prepared =
+                           rig->backend->step_bytes ? rig->backend->step_bytes(rig->backend) : 0,
+                       .device_growth = used > rig->device_used ? used - rig->device_used : 0};
 }
 
 double step_rig_flops(const StepRig *rig)

@@ -25,7 +25,7 @@ typedef struct {
 
 #define FIELD(name)                                                                                \
     {                                                                                              \
-        #name, offsetof(CudistillLoss, name), sizeof(((CudistillLoss *)NULL)->name)                \
+#name, offsetof(CudistillLoss, name), sizeof(((CudistillLoss *)NULL)->name)                \
     }
 static const Field fields[] = {FIELD(size),
                                FIELD(n),

@@ -30,7 +30,7 @@ typedef struct {
     void *arena[ARENA_COUNT];
     void *moment;  /* ARENA_WEIGHT's layout, fp32 */
     bool grad_add; /* writes to GRAD tensors add (gradient mode of the phase) */
-    int rows;      /* valid rows of this run, what rows_valid holds: lets a step skip what masking needs when rows are full */
+    int rows; /* valid rows of this run, what rows_valid holds: lets a step skip what masking needs when rows are full */
 } RunArgs;
 
 /* A node prepared for one batch size. `workspace` bytes of ARENA_WORKSPACE are its own while it runs. */
@@ -79,12 +79,13 @@ struct Backend {
     int (*event)(Backend *); /* a new event */
     void (*record)(Backend *, Queue, int event);
     void (*wait)(Backend *, Queue, int event);
-    void (*sync)(Backend *, Queue);          /* the host waits for the queue */
+    void (*sync)(Backend *, Queue); /* the host waits for the queue */
     /* Everything submitted to the queue, and to queues that wait for it, between the two is recorded, not run; replay
      * runs it again with the same addresses: transfers read host memory as it is then. Both NULL where there is
      * nothing to gain. Queues other than the captured one must have joined it (wait) by capture_end. */
     void (*capture_begin)(Backend *, Queue);
-    int (*capture_end)(Backend *, Queue); /* number of the recording, kept until close or capture_free */
+    int (*capture_end)(Backend *,
+                       Queue); /* number of the recording, kept until close or capture_free */
     void (*capture_free)(Backend *, int captured);
     void (*replay)(Backend *, Queue, int captured);
     void *(*native_queue)(Backend *, Queue); /* cudaStream_t; NULL on hosts. For comm */
@@ -118,7 +119,8 @@ typedef struct {
     /* cuda: JSON of a described device (cuDNN's device properties). The backend then only prepares: workspace sizes and
      * what is supported are true for that device, memory cannot be had (alloc gives NULL). NULL = a real device */
     const char *described;
-    const char *plan_cache; /* cuda: folder that keeps chosen cuDNN plans between runs; NULL = none */
+    const char
+        *plan_cache; /* cuda: folder that keeps chosen cuDNN plans between runs; NULL = none */
 } BackendOptions;
 
 /* name: "ref", "cpu" or "cuda". EXIT_NO_DEVICE with the reason when it cannot be had. */

@@ -3,8 +3,8 @@
 #ifndef CUDISTILL_BACKEND_DISTILL_ROWS_H
 #define CUDISTILL_BACKEND_DISTILL_ROWS_H
 
-#include "kernels/distill_spec.h"
 #include "graph/tensor.h"
+#include "kernels/distill_spec.h"
 
 typedef struct {
     const DistillSpec *spec;

@@ -18,15 +18,15 @@
 #ifndef CUDISTILL_GRAPH_GRAPH_H
 #define CUDISTILL_GRAPH_GRAPH_H
 
-#include "kernels/distill_spec.h"
 #include "graph/tensor.h"
+#include "kernels/distill_spec.h"
 
 enum { NODE_MAX_IN = 16, NODE_MAX_OUT = 4, NAME_MAX_LEN = PARAM_NAME_MAX };
 
 /* Inputs in slot order; [x] = optional, -1 when absent. "F" marks forms that only fusion makes. */
 typedef enum {
-    OP_IMAGE, /* (u8 [n,h,w,3]) -> y [n,h,w,c>=3]: (u8/255 - mean)/std, channels 3.. zero */
-    OP_CONV, /* (x, w, [bias], [residual] F, [coef] F, [rows_valid] F) -> (y, [sums] F);
+    OP_IMAGE,      /* (u8 [n,h,w,3]) -> y [n,h,w,c>=3]: (u8/255 - mean)/std, channels 3.. zero */
+    OP_CONV,       /* (x, w, [bias], [residual] F, [coef] F, [rows_valid] F) -> (y, [sums] F);
                        attr.conv.relu F: y = relu(conv + bias + residual). With coef the convolution reads
                        x' = what BN_APPLY of (x, coef, -, rows_valid) with ReLU where attr.conv.pre_relu would store;
                        sums: what BN_STATS of (y, rows_valid) gives (neither bias, residual nor relu then) */
@@ -49,7 +49,7 @@ typedef enum {
     OP_BN_DPARAM, /* (sums) -> (dgamma, dbeta) (GRAD) */
     OP_BN_DX, /* (dz, x, coef, sums, rows_valid, [y] F, [mask] F) -> dx = scale*(dz' - sum_dz/count - xhat*sum_dzx/count),
                        dz' = dz*[y>0] where y or mask is given or attr.bn.remask F is set; zero beyond rows_valid. attr.bn.frozen: dx = scale*dz', no sums */
-    OP_RELU,         /* (x) -> y */
+    OP_RELU,  /* (x) -> y */
     OP_RELU_BWD,     /* (dy, y) -> dx = dy*[y>0] */
     OP_ADD,          /* (a, b) -> y (relu if attr.bn.relu F) */
     OP_AVGPOOL,      /* (x) -> y; attr.pool; divides by kernel^2 (count_include_pad) */
@@ -150,7 +150,7 @@ typedef enum {
     TENSOR_PARAM, /* parameter or running statistic `param`, ARENA_WEIGHT | FROZEN | STATE */
     TENSOR_GRAD,  /* gradient of `param`, ARENA_GRAD at the parameter's element offset */
     TENSOR_SHARED, /* ARENA_SHARED at byte offset `shared`: one address for all graphs of a run, kept between runs */
-    TENSOR_ACT    /* everything else */
+    TENSOR_ACT /* everything else */
 } TensorKind;
 
 typedef struct {

@@ -28,7 +28,7 @@ typedef enum {
     ARENA_PERSIST, /* outlives a run of the graph: folded weights, tapped tensors, outputs; one per graph */
     ARENA_IO,        /* inputs that the host uploads, DynScalars; one per batch slot */
     ARENA_WORKSPACE, /* scratch of one step: max over steps */
-    ARENA_SHARED, /* a few values that several graphs of a run read and write: the loss scale */
+    ARENA_SHARED,    /* a few values that several graphs of a run read and write: the loss scale */
     ARENA_COUNT
 } Arena;
 
@@ -54,7 +54,7 @@ typedef struct {
     int shape[4]; /* logical, PyTorch's order */
     size_t count; /* elements */
     bool trainable;
-    Arena arena;   /* WEIGHT, FROZEN or STATE */
+    Arena arena; /* WEIGHT, FROZEN or STATE */
     /* Elements from the arena's base, set by params_finish; multiples of 16. The gaps between parameters hold zeros in
      * every arena (memory is zeroed when it is allocated): the flat optimizer kernels run over them. */
     size_t offset;
