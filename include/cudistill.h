@@ -17,6 +17,7 @@
  *     loss.scale = one_over_n;
  *     loss.dz = gradient, loss.rows = rows, loss.sums = sums;
  *     cudaMalloc(&loss.workspace, cudistill_workspace(loss.n, loss.classes));
+ *     cudaMemset(loss.workspace, 0, cudistill_workspace(loss.n, loss.classes));
  *     const int status = cudistill_loss(&loss, stream);
  *     if (status != CUDISTILL_OK) {
  *         fprintf(stderr, "%s\n", cudistill_status_text(status));
@@ -27,9 +28,10 @@
  *
  * Rules. All pointers are device memory of the current device and must live until the work is done; results are written
  * in the order of the stream. Calls are asynchronous, allocate nothing, may be captured in a CUDA graph and are safe
- * from any thread (a workspace serves one call at a time). dz may not overlap z or t. Nothing here prints or exits.
- * A row with a NaN or +inf logit, or with a label outside 0 .. classes-1, has a NaN loss and gradient and leaves the
- * other rows alone.
+ * from any thread. A workspace is zeroed once, before its first call, then used for nothing else, and serves one call
+ * at a time: calls that share it must follow one another in one stream or graph. dz may not overlap z or t.
+ * Nothing here prints or exits. A row with a NaN or +inf logit, or with a label outside 0 .. classes-1, has a NaN loss
+ * and gradient and leaves the other rows alone.
  *
  * Versions. Fields are only ever added at the end of the structure, 0 meaning "as before"; `size` tells the library which
  * fields the caller knows, so programs need not be recompiled for a newer library. */
@@ -123,11 +125,12 @@ typedef struct {
     const float *scale;      /* [1]: of the gradient; NULL: 1 */
 
     /* Results. */
-    void *dz;        /* [n][lddz]; NULL: no gradient */
-    int32_t dz_add;  /* 1: dz += instead of dz = */
-    float *rows;     /* [n][CUDISTILL_ROW_FIELDS], or NULL */
-    float *sums;     /* [CUDISTILL_SUM_FIELDS], or NULL */
-    void *workspace; /* cudistill_workspace bytes, 16-byte aligned; needed for `sums` */
+    void *dz;       /* [n][lddz]; NULL: no gradient */
+    int32_t dz_add; /* 1: dz += instead of dz = */
+    float *rows;    /* [n][CUDISTILL_ROW_FIELDS], or NULL */
+    float *sums;    /* [CUDISTILL_SUM_FIELDS], or NULL */
+    void
+        *workspace; /* cudistill_workspace bytes, 16-byte aligned, zeroed once; needed for `sums` */
 
     /* The term. */
     int32_t form;
@@ -178,7 +181,7 @@ const char *cudistill_status_text(int status);
 /* Fills in defaults. size: sizeof(CudistillLoss). CUDISTILL_BAD_SIZE where it is 0, else CUDISTILL_OK. */
 int cudistill_loss_init(CudistillLoss *loss, size_t size);
 
-/* Bytes of workspace; 0 for a shape that cannot be. */
+/* Bytes of workspace; 0 for a shape that cannot be. One that is large enough serves smaller shapes too. */
 size_t cudistill_workspace(int n, int classes);
 
 /* Launches. stream: a cudaStream_t, NULL: the default stream. On a status other than CUDISTILL_OK nothing has been

@@ -63,10 +63,15 @@ $(EMU)/tests/%: $(EMU)/obj/tests/kernels/%.o $(EMU_FAULTS) $(EMU_KERNELS) $(LIBR
 ON_EMULATED := $(wildcard $(addprefix tests/,$(addsuffix .c,test_ops test_exec test_queue test_train_switches test_cuda_choices test_cuda_groups)))
 emulated = $(patsubst tests/%.c,cuda-emulated$(comma)CUDISTILL_TEST_BACKEND=cuda$(comma)CUDISTILL_CUDA_LIBRARY=$(EMU_LIBRARY)@$(VARIANT)/tests/%,$(1))
 comma := ,
+# The same in other thread orders, with other delays of the streams, and with the device refusing the fused convolutions.
+EMULATED_HARD := test_exec test_queue test_cuda_groups
+emulated_hard = $(patsubst %,$(1)$(comma)CUDISTILL_TEST_BACKEND=cuda$(comma)CUDISTILL_CUDA_LIBRARY=$(EMU_LIBRARY)$(comma)$(2)@$(VARIANT)/tests/%,$(EMULATED_HARD))
 ifneq ($(wildcard host/backend/cuda.c),)
   MORE_TESTS += $(patsubst %,emulated$(comma)CUDISTILL_EMU_ORDERS=$(if $(SAN_FLAGS),3,1)@%,$(EMU_TESTS)) $(call emulated,$(ON_EMULATED))
   MORE_TEST_PROGRAMS += $(EMU_TESTS) $(EMU_LIBRARY)
-  MORE_CHECK_PROGRAMS += $(EMU_LIBRARY)
+  MORE_CHECK_PROGRAMS += $(EMU_LIBRARY) $(patsubst %,$(VARIANT)/tests/%,$(EMULATED_HARD))
+  MORE_CHECKS += $(foreach order,1 2,$(foreach seed,7 23,$(call emulated_hard,order$(order)-seed$(seed),CUDISTILL_EMU_ORDER=$(order)$(comma)CUDISTILL_EMU_DELAY_SEED=$(seed)))) \
+      $(filter-out %test_cuda_groups,$(call emulated_hard,groups-refused,CUDISTILL_EMU_REFUSE=affine:stats:drelu_bn))
 endif
 
 # ---- The real device ----

@@ -2,44 +2,24 @@
  * in a fixed order. The forms are in files of their own, see distill_forms.cuh. */
 #include "kernels/distill_forms.cuh"
 
-enum { FIELD_THREADS = 32, SUM_THREADS = 1024, SUM_CHUNKS = SUM_THREADS / FIELD_THREADS };
-/* Rows that one block adds up; above it blocks first make partial sums. */
-enum { ROWS_AT_ONCE = 1024, MAX_PARTS = 256 };
+/* Rows that one block adds up; above it blocks first make partial sums of at least PART_ROWS each. */
+enum { ROWS_AT_ONCE = 2048, PART_ROWS = 256, MAX_PARTS = 256 };
+/* A quad of every chunk per thread. */
+enum { SUM_THREADS = SUM_CHUNKS * SUM_QUADS };
 
-static_assert((int)SUM_FIELDS <= (int)FIELD_THREADS, "a thread of the sum kernel per field");
+static_assert((int)SUM_THREADS % (int)WARP_SIZE == 0, "whole warps");
 static_assert(sizeof(DistillParams) <= 4000, "kernel parameters");
 
 /* ---- Sums over rows ---- */
 
-/* out[block][f] = sum over `each` rows of partials[row][f]. A thread adds every 32nd row of its field with the rounding
- * errors carried along (Neumaier), then the 32 threads of a field are added in order. */
+/* out[block][f] = sum over `each` rows of partials[row][f]. */
 __global__ void __launch_bounds__(SUM_THREADS)
     sum_rows_kernel(const float *partials, int64_t rows, int64_t each, float *out)
 {
-    SHARED_ARRAY(float, sums, SUM_THREADS);
-    const int field = (int)threadIdx.x % FIELD_THREADS;
+    SHARED_ARRAY(float, scratch, SUM_SCRATCH);
     const int64_t begin = (int64_t)blockIdx.x * each;
     const int64_t end = begin + each < rows ? begin + each : rows;
-    float sum = 0;
-    float lost = 0;
-    if (field < SUM_FIELDS) {
-        for (int64_t row = begin + threadIdx.x / FIELD_THREADS; row < end; row += SUM_CHUNKS) {
-            const float x = load_global(partials + row * SUM_FIELDS + field);
-            const float next = sum + x;
-            lost += fabsf(sum) >= fabsf(x) ? (sum - next) + x : (x - next) + sum;
-            sum = next;
-        }
-    }
-    /* Infinite sums have lost nothing that counts. */
-    sums[threadIdx.x] = isfinite(sum) ? sum + lost : sum;
-    sync_block();
-    if (threadIdx.x < SUM_FIELDS) {
-        float total = 0;
-        for (int i = 0; i < SUM_CHUNKS; i++) {
-            total += sums[i * FIELD_THREADS + field];
-        }
-        store_global(out + (int64_t)blockIdx.x * SUM_FIELDS + field, total);
-    }
+    add_rows(partials, begin, end, scratch, out + (int64_t)blockIdx.x * SUM_FIELDS);
 }
 
 static KernelStatus sum_rows(KernelStream stream, const float *partials, int64_t rows, float *parts,
@@ -47,7 +27,7 @@ static KernelStatus sum_rows(KernelStream stream, const float *partials, int64_t
 {
     if (rows > ROWS_AT_ONCE) {
         int64_t each = (rows + MAX_PARTS - 1) / MAX_PARTS;
-        each = each < ROWS_AT_ONCE / 4 ? ROWS_AT_ONCE / 4 : each;
+        each = each < PART_ROWS ? (int64_t)PART_ROWS : each;
         const unsigned blocks = (unsigned)((rows + each - 1) / each);
         LAUNCH(sum_rows_kernel, blocks, (unsigned)SUM_THREADS, 0, stream, partials, rows, each,
                parts);
@@ -139,16 +119,34 @@ static bool is_common(const DistillSpec *spec, const DistillLaunch *in)
            term->form == FORM_KL && !term->zscore && term->topk == 0 && term->edit == EDIT_NONE;
 }
 
+/* Whether distill_single.cuh can serve. */
+static bool is_single(const DistillSpec *spec, const DistillLaunch *in)
+{
+    if (spec->n_terms != 0 || in->target_kind || (in->z && in->t)) {
+        return false;
+    }
+    return spec->statistics_only || (in->labels && in->z_type == in->dz_type);
+}
+
 static size_t shared_room(void)
 {
     const size_t limit = shared_limit();
     return limit > DISTILL_STATIC_SHARED ? limit - DISTILL_STATIC_SHARED : 0;
 }
 
-/* Rounded as distill_shared.cuh and distill_general.cuh need it, whichever is more. */
-static bool block_holds(int classes, KernelType z_type, KernelType t_type)
+/* Logits that a block holds of every column. */
+typedef struct {
+    KernelType z, t;
+    bool single; /* of one network only, of type z */
+} HeldTypes;
+
+static bool block_holds(int columns, HeldTypes types)
 {
-    return distill_row_bytes((classes + 63) / 64 * 64, z_type, t_type) <= shared_room();
+    /* Rounded as the fast and the general kernels need it, whichever is more. */
+    const int padded = (columns + 63) / 64 * 64;
+    const size_t bytes = types.single ? row_part_bytes(padded, types.z)
+                                      : distill_row_bytes(padded, types.z, types.t);
+    return bytes <= shared_room();
 }
 
 static bool has_clusters(void)
@@ -162,57 +160,97 @@ static bool has_clusters(void)
 }
 
 /* Fewest blocks of a cluster that hold the row; 0 where none do. */
-static int cluster_blocks(int classes, KernelType z_type, KernelType t_type)
+static int cluster_blocks(int classes, HeldTypes types)
 {
     if (!has_clusters()) {
         return 0;
     }
     for (int blocks = 2; blocks <= DISTILL_MAX_CLUSTER; blocks *= 2) {
-        if (distill_row_bytes(cluster_slice(classes, blocks), z_type, t_type) <= shared_room()) {
+        if (block_holds(cluster_slice(classes, blocks), types)) {
             return blocks;
         }
     }
     return 0;
 }
 
+static DistillForm best_form(int classes, HeldTypes types)
+{
+    if (classes <= DISTILL_WARP_CLASSES) {
+        return DISTILL_WARP;
+    }
+    if (block_holds(classes, types)) {
+        return DISTILL_BLOCK;
+    }
+    return cluster_blocks(classes, types) > 0 ? DISTILL_CLUSTER : DISTILL_TWO_SWEEP;
+}
+
 extern "C" DistillForm kernel_distill_form(const DistillSpec *spec, int classes, KernelType z_type,
                                            KernelType t_type)
 {
     (void)spec;
-    if (classes <= DISTILL_WARP_CLASSES) {
-        return DISTILL_WARP;
-    }
-    if (block_holds(classes, z_type, t_type)) {
-        return DISTILL_BLOCK;
-    }
-    return cluster_blocks(classes, z_type, t_type) > 0 ? DISTILL_CLUSTER : DISTILL_TWO_SWEEP;
+    return best_form(classes, HeldTypes{z_type, t_type, false});
 }
 
-static KernelStatus launch_rows(KernelStream stream, const DistillParams &params, DistillForm form)
+/* The launchers of one kind of row. */
+typedef struct {
+    KernelStatus (*warp)(KernelStream, const DistillParams &);
+    KernelStatus (*block)(KernelStream, const DistillParams &);
+    KernelStatus (*sweep)(KernelStream, const DistillParams &);
+    KernelStatus (*cluster)(KernelStream, const DistillParams &, int);
+} RowKernels;
+
+static RowKernels row_kernels(const DistillSpec *spec, const DistillLaunch *in)
 {
-    const DistillLaunch &in = params.launch;
-    const bool common = is_common(&params.spec, &in);
+    if (is_common(spec, in)) {
+        return RowKernels{distill_fast_warp, distill_fast_block, distill_fast_sweep,
+                          distill_fast_cluster};
+    }
+    if (is_single(spec, in)) {
+        return RowKernels{distill_single_warp, distill_single_block, distill_single_sweep,
+                          distill_single_cluster};
+    }
+    return RowKernels{distill_general_warp, distill_general_block, distill_general_sweep,
+                      distill_general_cluster};
+}
+
+static HeldTypes held_types(const DistillSpec *spec, const DistillLaunch *in)
+{
+    const bool single = is_single(spec, in);
+    return HeldTypes{single && !in->z ? in->t_type : in->z_type, in->t_type, single};
+}
+
+/* Threads of a block; `blocks` of a cluster. */
+static int form_threads(const DistillLaunch *in, DistillForm form, int blocks)
+{
+    return form == DISTILL_WARP      ? distill_warp_rows(in->n) * WARP_SIZE
+           : form == DISTILL_CLUSTER ? distill_block_threads(cluster_slice(in->classes, blocks))
+                                     : distill_block_threads(in->classes);
+}
+
+/* Launches the rows; *summed: they also form the sums. */
+static KernelStatus launch_rows(KernelStream stream, DistillParams &params, DistillForm form,
+                                bool *summed)
+{
+    DistillLaunch &in = params.launch;
+    const RowKernels kernels = row_kernels(&params.spec, &in);
+    const HeldTypes types = held_types(&params.spec, &in);
+    form = form == DISTILL_AUTO ? best_form(in.classes, types) : form;
+    const int blocks = form == DISTILL_CLUSTER ? cluster_blocks(in.classes, types) : 1;
+    if ((form == DISTILL_WARP && in.classes > DISTILL_WARP_CLASSES) ||
+        (form == DISTILL_BLOCK && !block_holds(in.classes, types)) || blocks == 0) {
+        return KERNEL_BAD_ARGUMENT;
+    }
+    *summed = in.sums && in.counter && distill_adds_rows(in.n, form_threads(&in, form, blocks));
+    in.counter = *summed ? in.counter : NULL;
     switch (form) {
     case DISTILL_WARP:
-        if (in.classes > DISTILL_WARP_CLASSES) {
-            return KERNEL_BAD_ARGUMENT;
-        }
-        return common ? distill_fast_warp(stream, params) : distill_general_warp(stream, params);
+        return kernels.warp(stream, params);
     case DISTILL_BLOCK:
-        if (!block_holds(in.classes, in.z_type, in.t_type)) {
-            return KERNEL_BAD_ARGUMENT;
-        }
-        return common ? distill_fast_block(stream, params) : distill_general_block(stream, params);
+        return kernels.block(stream, params);
     case DISTILL_TWO_SWEEP:
-        return common ? distill_fast_sweep(stream, params) : distill_general_sweep(stream, params);
-    case DISTILL_CLUSTER: {
-        const int blocks = cluster_blocks(in.classes, in.z_type, in.t_type);
-        if (blocks == 0) {
-            return KERNEL_BAD_ARGUMENT;
-        }
-        return common ? distill_fast_cluster(stream, params, blocks)
-                      : distill_general_cluster(stream, params, blocks);
-    }
+        return kernels.sweep(stream, params);
+    case DISTILL_CLUSTER:
+        return kernels.cluster(stream, params, blocks);
     default:
         return KERNEL_BAD_ARGUMENT;
     }
@@ -232,16 +270,14 @@ extern "C" KernelStatus kernel_distill(KernelStream stream, const DistillSpec *s
     in.ldt = in.ldt == 0 ? in.classes : in.ldt;
     in.lddz = in.lddz == 0 ? in.classes : in.lddz;
     params.partials = in.sums ? static_cast<float *>(in.workspace) : NULL;
-    if (form == DISTILL_AUTO) {
-        form = kernel_distill_form(spec, in.classes, in.z_type, in.t_type);
-    }
+    bool summed = false;
     if (in.n > 0) {
-        const KernelStatus status = launch_rows(stream, params, form);
+        const KernelStatus status = launch_rows(stream, params, form, &summed);
         if (status != 0) {
             return status;
         }
     }
-    if (!in.sums) {
+    if (!in.sums || summed) {
         return 0;
     }
     return sum_rows(stream, params.partials, in.n, params.partials + (int64_t)in.n * SUM_FIELDS,

@@ -14,6 +14,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     SHARED_ARRAY(float, scratch, BlockTeam::SCRATCH);
     BlockTeam team(scratch);
     fast_shared_row<T, V>(p, team, shared, memory, columns, (int)blockIdx.x);
+    sum_in_last_block(p, scratch);
 }
 
 template <typename T, int V>
@@ -51,6 +52,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     SHARED_ARRAY(float, scratch, BlockTeam::SCRATCH);
     BlockTeam team(scratch);
     general_row<BlockTeam, true>(p, team, shared, memory, p.launch.classes, (int)blockIdx.x);
+    sum_in_last_block(p, scratch);
 }
 
 KernelStatus distill_general_block(KernelStream stream, const DistillParams &params)

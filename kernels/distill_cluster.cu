@@ -15,6 +15,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     SHARED_ARRAY(float, scratch, ClusterTeam::SCRATCH);
     ClusterTeam team(scratch, blocks);
     fast_shared_row<T, V>(p, team, shared, memory, columns, (int)blockIdx.x / blocks);
+    sum_in_last_block(p, scratch);
 }
 
 template <typename T, int V>
@@ -53,6 +54,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     SHARED_ARRAY(float, scratch, ClusterTeam::SCRATCH);
     ClusterTeam team(scratch, blocks);
     general_row<ClusterTeam, true>(p, team, shared, memory, columns, (int)blockIdx.x / blocks);
+    sum_in_last_block(p, scratch);
 }
 
 KernelStatus distill_general_cluster(KernelStream stream, const DistillParams &params, int blocks)

@@ -81,6 +81,12 @@ DEVICE float raise(float e, int power)
 
 /* ---- Packs of columns ---- */
 
+/* First column of a lane's pack where a warp holds the row in packs. */
+DEVICE int pack_column(int pack, int width)
+{
+    return (pack * WARP_SIZE + lane()) * width;
+}
+
 /* Columns k to k + V of a row; beyond the end 0. */
 template <typename T, int V>
 DEVICE Pack<T, V> load_columns(const T *row, int k, int end, bool aligned)

@@ -3,7 +3,7 @@
 #ifndef CUDISTILL_KERNELS_DISTILL_FORMS_CUH
 #define CUDISTILL_KERNELS_DISTILL_FORMS_CUH
 
-#include "kernels/distill_row.cuh"
+#include "kernels/distill_sums.cuh"
 
 enum { DISTILL_WARP_CLASSES = 1024, DISTILL_MAX_CLASSES = 262144, DISTILL_MAX_CLUSTER = 8 };
 
@@ -12,6 +12,20 @@ enum { DISTILL_WARP_CLASSES = 1024, DISTILL_MAX_CLASSES = 262144, DISTILL_MAX_CL
 static inline int distill_block_threads(int columns)
 {
     return columns <= 32768 ? 256 : 512;
+}
+
+/* Rows of a block of the warp form: one until the multiprocessors have a row each, then one per scheduler. */
+enum { DISTILL_WARP_ROWS = 4, DISTILL_SPREAD_ROWS = 128 };
+static inline int distill_warp_rows(int n)
+{
+    return n <= DISTILL_SPREAD_ROWS ? 1 : DISTILL_WARP_ROWS;
+}
+
+/* Whether one block of so many threads adds the shares of n rows at the end of the row kernel: at most 20 loads of 16
+ * bytes per thread, which take about as long as a launch. */
+static inline bool distill_adds_rows(int n, int threads)
+{
+    return n <= 4 * threads;
 }
 
 /* A bit per column, see mark_sparse. */
@@ -29,12 +43,18 @@ static inline size_t distill_row_bytes(int columns, int z_type, int t_type)
 
 /* Static shared memory of any of the kernels, at most. */
 enum { DISTILL_STATIC_SHARED = 9216 };
+static_assert((int)BLOCK_SCRATCH >= (int)SUM_SCRATCH, "a team's scratch holds the sums");
 
 /* One KL term on the label, see distill_fast.cuh. `blocks` of a cluster hold the row. */
 KernelStatus distill_fast_warp(KernelStream stream, const DistillParams &params);
 KernelStatus distill_fast_block(KernelStream stream, const DistillParams &params);
 KernelStatus distill_fast_sweep(KernelStream stream, const DistillParams &params);
 KernelStatus distill_fast_cluster(KernelStream stream, const DistillParams &params, int blocks);
+/* One network and no term, see distill_single.cuh. */
+KernelStatus distill_single_warp(KernelStream stream, const DistillParams &params);
+KernelStatus distill_single_block(KernelStream stream, const DistillParams &params);
+KernelStatus distill_single_sweep(KernelStream stream, const DistillParams &params);
+KernelStatus distill_single_cluster(KernelStream stream, const DistillParams &params, int blocks);
 /* Any spec, see distill_general.cuh. */
 KernelStatus distill_general_warp(KernelStream stream, const DistillParams &params);
 KernelStatus distill_general_block(KernelStream stream, const DistillParams &params);

@@ -171,6 +171,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     SHARED_ARRAY(float, scratch, BlockTeam::SCRATCH);
     BlockTeam team(scratch);
     sweep_row<T, V>(p, team, shared, (int)blockIdx.x);
+    sum_in_last_block(p, scratch);
 }
 
 template <typename T, int V>
@@ -202,6 +203,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     SHARED_ARRAY(float, scratch, BlockTeam::SCRATCH);
     BlockTeam team(scratch);
     general_row<BlockTeam, false>(p, team, shared, marks, p.launch.classes, (int)blockIdx.x);
+    sum_in_last_block(p, scratch);
 }
 
 KernelStatus distill_general_sweep(KernelStream stream, const DistillParams &params)

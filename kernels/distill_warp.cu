@@ -4,26 +4,11 @@
 #include "kernels/distill_forms.cuh"
 #include "kernels/distill_general.cuh"
 
-enum {
-    ROWS_PER_BLOCK = 4,
-    SPREAD_BELOW = 1024 /* rows: one per block, over all multiprocessors */
-};
-
-static int rows_per_block(int n)
-{
-    return n < SPREAD_BELOW ? 1 : ROWS_PER_BLOCK;
-}
-
 /* ---- Common case: N packs of V columns per lane ---- */
 
 template <typename T, int V, int N> struct WarpRow {
     float z[N][V], t[N][V];
 };
-
-DEVICE int pack_column(int pack, int width)
-{
-    return (pack * WARP_SIZE + lane()) * width;
-}
 
 /* Loads the row, takes the target out of it, finds the largest of the others. */
 template <typename T, int V, int N>
@@ -136,15 +121,8 @@ DEVICE void warp_gradient(const WarpRow<T, V, N> &w, const FastPointers<T> &at, 
 }
 
 template <typename T, int V, int N>
-__global__ void __launch_bounds__(ROWS_PER_BLOCK *WARP_SIZE, 1)
-    fast_warp_kernel(const GRID_CONSTANT DistillParams p)
+DEVICE void fast_warp_row(const DistillParams &p, RowRecord *record, int row)
 {
-    SHARED_ARRAY(RowRecord, records, ROWS_PER_BLOCK);
-    RowRecord *const record = &records[warp()];
-    const int row = (int)blockIdx.x * warp_count() + warp();
-    if (row >= p.launch.n) {
-        return;
-    }
     record_clear(record);
     sync_warp();
     if (!row_is_valid(p, row)) {
@@ -168,9 +146,22 @@ __global__ void __launch_bounds__(ROWS_PER_BLOCK *WARP_SIZE, 1)
 }
 
 template <typename T, int V, int N>
+__global__ void __launch_bounds__(DISTILL_WARP_ROWS *WARP_SIZE, 1)
+    fast_warp_kernel(const GRID_CONSTANT DistillParams p)
+{
+    SHARED_ARRAY(RowRecord, records, DISTILL_WARP_ROWS);
+    SHARED_ARRAY(float, scratch, SUM_SCRATCH);
+    const int row = (int)blockIdx.x * warp_count() + warp();
+    if (row < p.launch.n) {
+        fast_warp_row<T, V, N>(p, &records[warp()], row);
+    }
+    sum_in_last_block(p, scratch);
+}
+
+template <typename T, int V, int N>
 static KernelStatus launch_fast(KernelStream stream, const DistillParams &params)
 {
-    const int rows = rows_per_block(params.launch.n);
+    const int rows = distill_warp_rows(params.launch.n);
     const unsigned grid = (unsigned)((params.launch.n + rows - 1) / rows);
     const auto fast_warp = fast_warp_kernel<T, V, N>;
     LAUNCH(fast_warp, grid, (unsigned)(rows * WARP_SIZE), 0, stream, params);
@@ -203,23 +194,24 @@ KernelStatus distill_fast_warp(KernelStream stream, const DistillParams &params)
 
 /* ---- Any spec ---- */
 
-__global__ void __launch_bounds__(ROWS_PER_BLOCK *WARP_SIZE, 1)
+__global__ void __launch_bounds__(DISTILL_WARP_ROWS *WARP_SIZE, 1)
     general_warp_kernel(const GRID_CONSTANT DistillParams p, int row_bytes)
 {
     DYNAMIC_SHARED(unsigned char, memory);
-    SHARED_ARRAY(GeneralShared, shared, ROWS_PER_BLOCK);
+    SHARED_ARRAY(GeneralShared, shared, DISTILL_WARP_ROWS);
+    SHARED_ARRAY(float, scratch, SUM_SCRATCH);
     const int row = (int)blockIdx.x * warp_count() + warp();
-    if (row >= p.launch.n) {
-        return;
+    if (row < p.launch.n) {
+        WarpTeam team(NULL);
+        general_row<WarpTeam, true>(p, team, &shared[warp()], memory + warp() * row_bytes,
+                                    p.launch.classes, row);
     }
-    WarpTeam team(NULL);
-    general_row<WarpTeam, true>(p, team, &shared[warp()], memory + warp() * row_bytes,
-                                p.launch.classes, row);
+    sum_in_last_block(p, scratch);
 }
 
 KernelStatus distill_general_warp(KernelStream stream, const DistillParams &params)
 {
-    const int rows = rows_per_block(params.launch.n);
+    const int rows = distill_warp_rows(params.launch.n);
     const unsigned grid = (unsigned)((params.launch.n + rows - 1) / rows);
     const size_t bytes =
         distill_row_bytes(params.launch.classes, params.launch.z_type, params.launch.t_type);

@@ -512,6 +512,25 @@ template <int N> DEVICE void block_sum(float (&values)[N])
     warp_sum(values);
 }
 
+/* Whether this block is the last of `blocks` to get here in this launch: it then sees everything that the others have
+ * stored before. All threads of every block must call, once. Nobody waits. `counter` is 0 before the first launch and
+ * again after each, so that launches that follow one another may share it. */
+DEVICE bool last_block(unsigned *counter, unsigned blocks)
+{
+    SHARED_ARRAY(int, is_last, 1);
+    sync_block(); /* all of the block's stores are before the fence */
+    if (threadIdx.x == 0) {
+        __threadfence();
+        is_last[0] = atomicAdd(counter, 1u) == blocks - 1;
+        if (is_last[0]) {
+            store_global(counter, 0u);
+        }
+        __threadfence(); /* loads of the other blocks' stores are after the count */
+    }
+    sync_block();
+    return is_last[0] != 0;
+}
+
 /* ---- Fast arithmetic, by name. Errors from the PTX manual; the fall-back of the emulator is exact to an ulp, so a
  * test's tolerance must add the error stated here. Results and arguments below 2^-126 count as 0. ---- */
 /* 2^x, relative error 2^-22. */

@@ -48,7 +48,7 @@ SAME(CUDISTILL_SUM_NONFINITE, SUM_NONFINITE);
 SAME(CUDISTILL_SUM_FIELDS, SUM_FIELDS);
 #undef SAME
 
-enum { MAX_CLASSES = 262144 };
+enum { MAX_CLASSES = 262144, COUNTER_BYTES = 16 /* at the front of the workspace */ };
 
 extern "C" int cudistill_version(void)
 {
@@ -288,7 +288,10 @@ static DistillLaunch launch_of(const CudistillLoss *loss)
     launch.scale = loss->scale;
     launch.rows = loss->rows;
     launch.sums = loss->sums;
-    launch.workspace = loss->workspace;
+    if (loss->workspace) {
+        launch.counter = static_cast<unsigned *>(loss->workspace);
+        launch.workspace = static_cast<char *>(loss->workspace) + COUNTER_BYTES;
+    }
     return launch;
 }
 
@@ -298,7 +301,7 @@ extern "C" size_t cudistill_workspace(int n, int classes)
         return 0;
     }
     const DistillSpec spec = {};
-    return kernel_distill_workspace(&spec, n, classes);
+    return COUNTER_BYTES + kernel_distill_workspace(&spec, n, classes);
 }
 
 extern "C" int cudistill_loss(const CudistillLoss *loss, void *stream)

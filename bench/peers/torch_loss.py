@@ -112,7 +112,7 @@ def step_ours(library, type_code):
             n, classes = p.z.shape
             p.scale = torch.full((1,), 1.0 / n, device="cuda")
             p.sums = torch.zeros(SUM_FIELDS, device="cuda")
-            p.workspace = torch.empty(max(16, library.cudistill_workspace(n, classes)), dtype=torch.uint8, device="cuda")
+            p.workspace = torch.zeros(max(16, library.cudistill_workspace(n, classes)), dtype=torch.uint8, device="cuda")
             loss.n, loss.classes, loss.type = n, classes, type_code
             loss.z, loss.t, loss.labels = p.z.data_ptr(), p.t.data_ptr(), p.labels32.data_ptr()
             loss.scale, loss.dz, loss.sums = p.scale.data_ptr(), p.dz.data_ptr(), p.sums.data_ptr()

@@ -329,8 +329,10 @@ static Err *step_constant(const CudaStep *own, const float *values, size_t count
     void *memory = NULL;
     TRY(step_memory(own, count * sizeof *values, &memory));
     *out = memory;
-    if (memory) {
-        CUDA_OK(cudaMemcpy(memory, values, count * sizeof *values, cudaMemcpyHostToDevice));
+    if (memory) { /* on a queue: the default stream is in no order with ours */
+        Backend *backend = cuda_backend(own->cuda);
+        backend->upload(backend, QUEUE_COMPUTE, memory, values, count * sizeof *values);
+        backend->sync(backend, QUEUE_COMPUTE);
     }
     return NULL;
 }

@@ -23,6 +23,7 @@ enum {
     STATS_CHOICE = 1000, /* added to a candidate's number: of the graph with unused statistics */
     KNOBS_MAX = 48,
     NOTES_MAX = 16,
+    OLDEST_CUDNN = 90800, /* takes descriptions of devices */
     ALIGNMENT = 16 /* bytes, of every tensor */
 };
 
@@ -489,8 +490,11 @@ static void propose_form(const Engines *engines, EngineList *all, bool stats)
     m->failed = false;
     m->n_ops = 0;
     Desc graph = spec_graph(m, &all->spec, stats);
-    propose(engines, all, graph, CUDNN_HEUR_MODE_A, &next);
-    propose(engines, all, graph, CUDNN_HEUR_MODE_FALLBACK, &next);
+    if (!m->failed) {
+        propose(engines, all, graph, CUDNN_HEUR_MODE_A, &next);
+        m->failed = false; /* a heuristic that knows nothing of the graph does not speak for the other */
+        propose(engines, all, graph, CUDNN_HEUR_MODE_FALLBACK, &next);
+    }
 }
 
 /* A forward convolution with affine input: engines that exist ahead of time all give statistics, so that form is asked
@@ -734,7 +738,15 @@ static Err *take_device(Engines *engines)
 
 Err *engines_open(const char *described, Engines **out)
 {
+    char library[32];
     *out = NULL;
+    engines_library(library, sizeof library);
+    if (cudnnGetVersion() < OLDEST_CUDNN) {
+        return err_new(EXIT_NO_DEVICE,
+                       "%s is too old: put the folder of libcudnn.so.9 of 9.8 or newer first in "
+                       "LD_LIBRARY_PATH",
+                       library);
+    }
     Engines *engines = xcalloc(1, sizeof *engines);
     const cudnnStatus_t status =
         cudnnBackendCreateDescriptor(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, &engines->device);

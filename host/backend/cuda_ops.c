@@ -296,10 +296,27 @@ static DistillLaunch distill_launch(const Step *step, const RunArgs *args)
                            .workspace = workspace(args)};
 }
 
+/* The counter of the sums: the workspace arena is written by other steps. */
+static void release_distill(CudaStep *own)
+{
+    cuda_step_free(own->cuda, own->own);
+    own->own = NULL;
+}
+
+static Err *prepare_distill(CudaStep *own)
+{
+    own->own = cuda_step_alloc(own->cuda, sizeof(unsigned));
+    own->release = release_distill;
+    return own->own || cuda_described(own->cuda)
+               ? NULL
+               : err_new(EXIT_DEVICE_MEMORY, "out of device memory for a counter of the loss; "
+                                             "lower the batch size");
+}
+
 static void run_distill(CudaStep *own, KernelStream stream, const Step *step, const RunArgs *args)
 {
-    (void)own;
-    const DistillLaunch launch = distill_launch(step, args);
+    DistillLaunch launch = distill_launch(step, args);
+    launch.counter = own->own;
     CUDA_OK(kernel_distill(stream, &step->graph->specs[step_node(step)->attr.distill], &launch,
                            DISTILL_AUTO));
 }
@@ -357,5 +374,5 @@ Err *cuda_prepare_kernel_op(Step *step, CudaStep *own)
     }
     own->run = kernel_runs[op];
     step->workspace = workspace_bytes(step);
-    return NULL;
+    return op == OP_DISTILL ? prepare_distill(own) : NULL;
 }

@@ -38,6 +38,7 @@ struct CudnnContext {
     int n_plans;
     size_t plan_capacity;
     CudnnCounts counts;
+    cudaStream_t timing; /* NULL until something is timed; outlives the handle, which remembers it */
 };
 
 size_t cudnn_plan_workspace(const CudnnPlan *plan)
@@ -79,7 +80,7 @@ static EnginePlan *build(CudnnContext *context, const EngineList *list, int i,
 /* Device memory that stands for every tensor: what is timed is the engine, not its results. */
 typedef struct {
     char *memory;
-    cudaStream_t stream;
+    cudaStream_t stream; /* the context's */
     cudaEvent_t begin, end;
 } TimingMemory;
 
@@ -138,11 +139,16 @@ static double time_runs(CudnnContext *context, const EnginePlan *engine, const C
     return best;
 }
 
-static bool timing_open(TimingMemory *timing, size_t bytes)
+static bool timing_open(CudnnContext *context, TimingMemory *timing, size_t bytes)
 {
     *timing = (TimingMemory){0};
+    if (!context->timing &&
+        cudaStreamCreateWithFlags(&context->timing, cudaStreamNonBlocking) != cudaSuccess) {
+        context->timing = NULL;
+        return false;
+    }
+    timing->stream = context->timing;
     return cudaMalloc((void **)&timing->memory, bytes) == cudaSuccess &&
-           cudaStreamCreateWithFlags(&timing->stream, cudaStreamNonBlocking) == cudaSuccess &&
            cudaMemsetAsync(timing->memory, 0, bytes, timing->stream) == cudaSuccess &&
            cudaEventCreateWithFlags(&timing->begin, cudaEventDefault) == cudaSuccess &&
            cudaEventCreateWithFlags(&timing->end, cudaEventDefault) == cudaSuccess;
@@ -156,9 +162,6 @@ static void timing_close(TimingMemory *timing)
     if (timing->end) {
         (void)cudaEventDestroy(timing->end);
     }
-    if (timing->stream) {
-        (void)cudaStreamDestroy(timing->stream);
-    }
     if (timing->memory) {
         (void)cudaFree(timing->memory);
     }
@@ -171,7 +174,7 @@ static double time_engine(CudnnContext *context, const EnginePlan *engine,
     TimingMemory timing;
     const size_t bytes = 8 * largest_tensor(spec) + engine_align(engine_workspace(engine) + 1);
     const double seconds =
-        timing_open(&timing, bytes) ? time_runs(context, engine, spec, &timing) : -1;
+        timing_open(context, &timing, bytes) ? time_runs(context, engine, spec, &timing) : -1;
     timing_close(&timing);
     return seconds;
 }
@@ -353,8 +356,7 @@ static void plan_timed(CudnnContext *context, CudnnPlan *plan, Choices *choices)
     char key[CONV_KEY_MAX];
     char ignored[ENGINE_REASON_MAX];
     cuda_conv_key(&plan->spec, key);
-    char *choice_key =
-        xformat("%s %s%s", context->library, key, plan->deterministic ? " deterministic" : "");
+    char *choice_key = xformat("%s %s", context->library, key);
     const int choice = choices_get(choices, choice_key);
     if ((choice < 0 || choice != plan->info.choice) && !load_plan(context, plan, true, choice)) {
         EngineList *list = engine_list(context->engines, &plan->spec, plan->deterministic, ignored);
@@ -384,7 +386,7 @@ Err *cudnn_plan_make(CudnnContext *context, const CudnnConvSpec *spec, Choices *
         return err_new(EXIT_CONFIG_ERR, "%s has no convolution %s%s: %s", context->library, key,
                        deterministic ? " that is deterministic" : "", plan->reason);
     }
-    if (choices && !plan->timed && engines_can_run(context->engines)) {
+    if (choices && !deterministic && !plan->timed && engines_can_run(context->engines)) {
         plan_timed(context, plan, choices);
     }
     *out = plan;
@@ -442,6 +444,9 @@ void cudnn_context_close(CudnnContext *context)
     }
     free((void *)context->plans);
     engines_close(context->engines);
+    if (context->timing) {
+        (void)cudaStreamDestroy(context->timing);
+    }
     free(context);
 }
 

@@ -76,7 +76,8 @@ typedef struct {
 CudnnCounts cudnn_context_counts(const CudnnContext *context);
 
 /* Finds the plan: heuristics' candidates in order, the first that finalizes; with choices (and a device) the fastest of
- * the first few, timed on scratch memory, remembered under the spec's key and cuDNN's version.
+ * the first few, timed on scratch memory, remembered under the spec's key and cuDNN's version. Deterministic plans are not
+ * timed: what a clock decides may be another engine, with other bits, in the next run.
  * EXIT_CONFIG_ERR with cuDNN's reason when there is none. */
 Err *cudnn_plan_make(CudnnContext *context, const CudnnConvSpec *spec, Choices *choices,
                      bool deterministic, CudnnPlan **out);

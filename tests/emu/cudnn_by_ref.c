@@ -73,12 +73,12 @@ bool engines_can_run(const Engines *engines)
 
 /* ---- What is taken ---- */
 
-/* Whether the list of words separated by commas has it. */
+/* Whether the list of words separated by commas or colons has it. */
 static bool listed(const char *words, const char *word)
 {
     const size_t length = strlen(word);
-    for (const char *at = words; at && *at; at += *at == ',') {
-        const size_t here = strcspn(at, ",");
+    for (const char *at = words; at && *at; at += *at != '\0') {
+        const size_t here = strcspn(at, ",:");
         if (here == length && strncmp(at, word, length) == 0) {
             return true;
         }

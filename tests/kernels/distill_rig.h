@@ -23,6 +23,9 @@ typedef struct {
     DType t_type, dz_type;
     bool add; /* dz starts with values and is added to */
     float loss_scale;
+    bool no_teacher;
+    bool no_counter; /* the sums are a launch of their own */
+    int runs;        /* launches one after another, with one counter; 0 = 1 */
 } Layout;
 
 enum { FORM_COUNT = 5 };
@@ -156,16 +159,25 @@ static inline KernelStatus run_kernel(const Problem *p, const Layout *layout, Di
     const size_t dz_size = dtype_size(layout->dz_type);
     const size_t offset = (size_t)layout->offset;
     in.z = p->no_student ? NULL : z + offset * dtype_size(p->dtype);
-    in.t = t + offset * dtype_size(layout->t_type);
+    in.t = layout->no_teacher ? NULL : t + offset * dtype_size(layout->t_type);
     in.dz = dz + offset * dz_size;
     const size_t row_bytes = (size_t)p->n * ROW_FIELDS * sizeof(float);
     in.rows = device_bytes(NULL, row_bytes);
     in.sums = device_bytes(NULL, SUM_FIELDS * sizeof(float));
     in.workspace = device_bytes(NULL, kernel_distill_workspace(&p->spec, p->n, p->c));
+    unsigned count = 0;
+    unsigned *const counter = device_bytes(&count, sizeof count);
+    in.counter = layout->no_counter ? NULL : counter;
     DistillSpec spec = p->spec;
     spec.dz_add = layout->add;
-    const KernelStatus status = kernel_distill(NULL, &spec, &in, usable_form(form));
+    KernelStatus status = kernel_distill(NULL, &spec, &in, usable_form(form));
+    for (int run = 1; run < layout->runs; run++) {
+        CUDA_OK(cudaMemset(in.sums, 0xff, SUM_FIELDS * sizeof(float)));
+        status = kernel_distill(NULL, &spec, &in, usable_form(form));
+    }
     CUDA_OK(cudaDeviceSynchronize());
+    CUDA_OK(cudaMemcpy(&count, counter, sizeof count, cudaMemcpyDeviceToHost));
+    CHECK(count == 0, "the counter of the sums was left at %u", count);
     if (status == 0) {
         char *host = xmalloc(dz_bytes);
         CUDA_OK(cudaMemcpy(host, dz, dz_bytes, cudaMemcpyDeviceToHost));
@@ -185,7 +197,7 @@ static inline KernelStatus run_kernel(const Problem *p, const Layout *layout, Di
         }
         free(host);
     }
-    void *const more[] = {z, t, dz, in.rows, in.sums, in.workspace};
+    void *const more[] = {z, t, dz, in.rows, in.sums, in.workspace, counter};
     for (size_t i = 0; i < sizeof more / sizeof *more; i++) {
         CUDA_OK(cudaFree(more[i]));
     }
@@ -290,6 +302,7 @@ static inline double compare_with_ref(const Problem *p, const Layout *layout, Di
     }
     Problem definition = *p;
     definition.spec.dz_add = layout->add;
+    definition.t = layout->no_teacher ? NULL : p->t;
     run_ref(&definition, &ref);
     const KernelStatus status = run_kernel(p, layout, form, &got);
     if (status != 0) {

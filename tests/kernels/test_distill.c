@@ -217,7 +217,8 @@ static void test_rows_stand_alone(void **state)
 /* Bytes that the launch moves, against z + t + dz + exports (+ the shares of the sums). */
 static void check_bytes(const Problem *p, DistillForm form, int sweeps)
 {
-    const Layout layout = plain_layout(p);
+    Layout layout = plain_layout(p);
+    layout.no_counter = true;
     Result r = result_new(p, p->dtype, DT_F32);
     emu_counts_reset();
     assert_int_equal(run_kernel(p, &layout, form, &r), 0);

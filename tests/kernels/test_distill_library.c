@@ -51,6 +51,7 @@ static Call call_new(const Problem *p)
     loss->rows = room(u, (size_t)p->n * ROW_FIELDS * sizeof(float));
     loss->sums = room(u, SUM_FIELDS * sizeof(float));
     loss->workspace = room(u, cudistill_workspace(p->n, p->c));
+    CUDA_OK(cudaMemset(loss->workspace, 0, cudistill_workspace(p->n, p->c)));
     loss->row_values = upload(u, p->row_params, (size_t)p->n * PROBLEM_COLUMNS * sizeof(float));
     loss->row_columns = PROBLEM_COLUMNS;
     loss->thresholds = upload(u, p->theta, sizeof p->theta);
