@@ -3,6 +3,7 @@
  *
  *     bench_step [--pair STUDENT:TEACHER]... [--device cpu|ref|cuda] [--precision bf16|fp16|fp32] [--batch N] [--steps N]
  *                [--capture auto|on|off] [--resident auto|on|off] [--teacher-only] [--threads N] [--profile]
+ *                [--deterministic]
  *
  * TEACHER `none`: cross entropy alone. --teacher-only: the forward pass of TEACHER in inference form instead. --pair all:
  * the five CIFAR-100 pairs. fp16 trains with a dynamic loss scale. On cuda a step is recorded after the first one and
@@ -11,7 +12,8 @@
  *
  * Prints one JSON line per pair: median img/s, its 10th and 90th percentile, processor time per step (all threads), rate of
  * the direct form's multiply-adds, growth of the resident set since the start, device memory by owner in MiB (what arenas
- * and libraries were given; `growth` by the device's own count). --profile also prints microseconds per step by node. */
+ * and libraries were given; `growth` by the device's own count). --profile also prints microseconds per step by
+ * node; --deterministic times no algorithms, so that two processes compute the same. */
 #include "args.h"
 #include "base/files.h"
 #include "base/log.h"
@@ -298,6 +300,8 @@ static Err *take_arguments(Options *o, int argc, char **argv)
             o->rig.time_steps = true;
         } else if (strcmp(argv[i], "--teacher-only") == 0) {
             o->teacher_only = true;
+        } else if (strcmp(argv[i], "--deterministic") == 0) {
+            o->rig.deterministic = true;
         } else {
             TRY(take_option(o, argv[i], i + 1 < argc ? argv[i + 1] : ""));
             i++;

@@ -280,7 +280,8 @@ static Err *open_memory(StepRig *rig)
 static Err *open_all(StepRig *rig)
 {
     const RigOptions *o = &rig->options;
-    const BackendOptions backend = {.threads = o->threads, .choices = &rig->choices};
+    const BackendOptions backend = {
+        .threads = o->threads, .choices = &rig->choices, .deterministic = o->deterministic};
     TRY(settle_shape(rig));
     rig->device_used = device_used(o);
     TRY(backend_open(o->device, &backend, &rig->backend));

@@ -16,6 +16,7 @@ typedef struct {
     const char *teacher; /* NULL: cross entropy alone */
     const char *device;  /* as backend_open */
     int threads;         /* 0 = as the environment says */
+    bool deterministic;  /* nothing is timed: the same algorithms in every process */
     int batch;
     DType act;         /* fp16: with a dynamic loss scale, as in training */
     RigSwitch capture; /* auto: where the backend records */

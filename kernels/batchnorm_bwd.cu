@@ -226,15 +226,24 @@ DEVICE void load_dx_coef(const Columns &columns, const Spot &spot, const DxArgs<
     }
     const float count = load_cached(a.sums + 2 * c);
     const double share = count > 0.0f ? 1.0 / (double)count : 1.0;
+    enum { AT_ONCE = 4 /* fewer registers than the whole chunk */ };
 #pragma unroll
-    for (int i = 0; i < CHUNK; i++) {
-        const int channel = channel_of(columns, spot, i);
-        const double slope = -(double)out.scale[i] * share;
-        const double factor = slope * (double)load_cached(a.coef + COEF_INVSTD * c + channel) *
-                              (double)load_cached(a.sums + c + channel);
-        out.factor[i] = (float)factor;
-        out.offset[i] = (float)(slope * (double)load_cached(a.sums + channel) -
-                                factor * (double)load_cached(a.coef + channel));
+    for (int from = 0; from < CHUNK; from += AT_ONCE) {
+        float mean[AT_ONCE];
+        float invstd[AT_ONCE];
+        float sum_dz[AT_ONCE];
+        float sum_dzx[AT_ONCE];
+        load_channels(columns, spot, a.coef + COEF_MEAN * c, mean, from);
+        load_channels(columns, spot, a.coef + COEF_INVSTD * c, invstd, from);
+        load_channels(columns, spot, a.sums, sum_dz, from);
+        load_channels(columns, spot, a.sums + c, sum_dzx, from);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const double slope = -(double)out.scale[from + i] * share;
+            const double factor = slope * (double)invstd[i] * (double)sum_dzx[i];
+            out.factor[from + i] = (float)factor;
+            out.offset[from + i] = (float)(slope * (double)sum_dz[i] - factor * (double)mean[i]);
+        }
     }
 }
 

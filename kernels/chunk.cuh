@@ -245,15 +245,35 @@ DEVICE Spot spot_of(const Columns &columns)
 /* Channel of element i of the thread's chunks; of one that is not there (i >= width) some channel. */
 DEVICE int channel_of(const Columns &columns, const Spot &spot, int i)
 {
-    return (int)(((int64_t)spot.column * CHUNK + i) % columns.c);
+    const int element = spot.column * CHUNK + i;
+    if (columns.repeats == 1) {
+        return element < columns.c ? element : 0;
+    }
+    return (int)((unsigned)element % (unsigned)columns.c);
 }
 
+/* Values of the channels of elements `from` to `from` + N of the thread's chunks; in packs where c is a multiple of the
+ * chunk. */
+template <int N>
 DEVICE void load_channels(const Columns &columns, const Spot &spot, const float *values,
-                          float (&out)[CHUNK])
+                          float (&out)[N], int from = 0)
 {
+    static_assert(N % 4 == 0 && N <= CHUNK, "whole packs");
+    if (columns.c % CHUNK == 0 && aligned_to(values, 16)) {
+        const float *first = values + spot.column * CHUNK + from;
 #pragma unroll
-    for (int i = 0; i < CHUNK; i++) {
-        out[i] = load_cached(values + channel_of(columns, spot, i));
+        for (int i = 0; i < N; i += 4) {
+            const Pack<float, 4> pack = load_pack_cached<float, 4>(first + i);
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                out[i + k] = pack.v[k];
+            }
+        }
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        out[i] = load_cached(values + channel_of(columns, spot, from + i));
     }
 }
 

@@ -255,7 +255,7 @@ DEVICE void make_gradient(float (&es)[V], const float (&e1)[V], const float (&et
 {
 #pragma unroll
     for (int i = 0; i < V; i++) {
-        es[i] = g.a1 * e1[i] + (g.a * es[i] - g.b * et[i]) - g.even;
+        es[i] = g.a1 * e1[i] + ((g.a * es[i] - g.even) - g.b * et[i]);
     }
     if (k <= r.y && r.y < k + V) {
 #pragma unroll

@@ -24,10 +24,24 @@ DEVICE void held_at(const HeldColumns<T> &held, int k, float (&z)[V], float (&t)
     unpack(*reinterpret_cast<const Pack<T, V> *>(held.t + (k - held.begin)), t);
 }
 
-/* V values are 16 bytes. */
+/* Lowest of the columns k to k + V that holds x0, of one network's row in shared memory. */
+template <typename T, int V>
+DEVICE float first_in_pack(const T *held, int begin, int k, const FastRow &r, float x0)
+{
+    float x[V];
+    unpack(*reinterpret_cast<const Pack<T, V> *>(held + (k - begin)), x);
+    float first = (float)r.classes;
+#pragma unroll
+    for (int i = V - 1; i >= 0; i--) {
+        first = x[i] == x0 && k + i != r.y && k + i < r.classes ? (float)(k + i) : first;
+    }
+    return first;
+}
+
+/* V values are 16 bytes. first: lowest columns that hold x0, of this thread's. */
 template <typename T, int V, class Team>
 DEVICE void shared_load(Team &team, const FastPointers<T> &at, const HeldColumns<T> &held,
-                        FastRow &r, float (&s)[F_COUNT])
+                        FastRow &r, float (&s)[F_COUNT], float (&first)[2])
 {
     fast_target(r, to_float(load_cached(at.z + r.y)), to_float(load_cached(at.t + r.y)));
     /* All of the row is on its way before any of it is waited for. */
@@ -44,18 +58,31 @@ DEVICE void shared_load(Team &team, const FastPointers<T> &at, const HeldColumns
     }
     copies_wait();
     float max[2] = {-INFINITY, -INFINITY};
+    int z_pack = -1; /* where this thread has seen its largest first */
+    int t_pack = -1;
     for (int k = held.begin + team.thread() * V; k < held.end; k += team.threads() * V) {
         float z[V];
         float t[V];
         held_at(held, k, z, t);
         add_dots(z, t, s);
         mask_columns(z, t, k, r);
-        max[0] = pack_max(z, max[0]);
-        max[1] = pack_max(t, max[1]);
+        const float z_max = pack_max(z, max[0]);
+        const float t_max = pack_max(t, max[1]);
+        z_pack = z_max > max[0] ? k : z_pack;
+        t_pack = t_max > max[1] ? k : t_pack;
+        max[0] = z_max;
+        max[1] = t_max;
     }
+    const float mine[2] = {max[0], max[1]};
     team.template combine<OpMax>(max);
     r.z0 = max[0];
     r.t0 = max[1];
+    if (z_pack >= 0 && mine[0] == r.z0) {
+        first[0] = first_in_pack<T, V>(held.z, held.begin, z_pack, r, r.z0);
+    }
+    if (t_pack >= 0 && mine[1] == r.t0) {
+        first[1] = first_in_pack<T, V>(held.t, held.begin, t_pack, r, r.t0);
+    }
 }
 
 template <typename T, int V, class Team>
@@ -85,7 +112,6 @@ DEVICE void shared_sums(Team &team, const HeldColumns<T> &held, const FastRow &r
         held_at(held, k, z, t);
         mask_columns(z, t, k, r);
         add_ranks(z, t, k, r, s);
-        find_first(z, t, k, r.z0, r.t0, first);
         subtract_max(z, r.z0);
         subtract_max(t, r.t0);
         float es[V];
@@ -96,21 +122,20 @@ DEVICE void shared_sums(Team &team, const HeldColumns<T> &held, const FastRow &r
     team.template combine<OpMin>(first);
 }
 
-/* z, t: masked logits; the gradient of the columns is stored. */
+/* z, t: logits; the gradient of the columns is stored. The target's exponentials may be infinite: its gradient is made
+ * without them. */
 template <typename T, int V>
 DEVICE void gradient_columns(float (&z)[V], float (&t)[V], const FastPointers<T> &at, int k,
                              int end, const FastRow &r, const FastGradient &g, bool add)
 {
-    mask_columns(z, t, k, r);
-    subtract_max(z, r.z0);
-    subtract_max(t, r.t0);
     float es[V];
     float e1[V];
     float et[V];
 #pragma unroll
     for (int i = 0; i < V; i++) {
+        z[i] -= r.z0;
         es[i] = exp2_fast(z[i] * r.s_scale);
-        et[i] = exp2_fast(t[i] * r.t_scale);
+        et[i] = exp2_fast((t[i] - r.t0) * r.t_scale);
     }
     if (r.s_power) {
 #pragma unroll
@@ -163,7 +188,7 @@ DEVICE void fast_shared_row(const DistillParams &p, Team &team, FastShared *shar
         team.slice(r.classes, &held.begin, &held.end);
         float s[F_COUNT] = {};
         float first[2] = {(float)r.classes, (float)r.classes};
-        shared_load<T, V>(team, at, held, r, s);
+        shared_load<T, V>(team, at, held, r, s, first);
         const bool bands = fast_has_bands(p);
         const float energy = bands ? shared_energy<T, V>(p, team, held, r) : 0;
         fast_temperatures(p, row, r, RowFacts{energy, 0, 0}, bands);

@@ -1,5 +1,5 @@
-/* From bytes to the network's input, and what prepares the bytes when the whole set lives on the device: a batch's views and
- * the order of an epoch. The image kernel crops, mirrors, mixes and normalises in one pass: a warp goes along a row of
+/* From bytes to the network's input, and what prepares the bytes when the whole set lives on the device: a batch's
+ * views. The image kernel crops, mirrors, mixes and normalises in one pass: a warp goes along a row of
  * the output, each lane makes whole pixels. The draws are those of base/rng.h, so that the host's loader gives the same
  * batches. Bytes: image.h. Reference loops: host/data/augment.c, host/base/rng.c, host/backend/ref_misc.c. */
 #include "kernels/kernel.cuh"
@@ -13,12 +13,11 @@ enum {
     IMAGE_UNROLL = 4,
     MAX_IMAGES = 65535, /* of a grid's second dimension */
     MAX_C = 4096,
-    VIEW_BYTES = 4, /* of a thread */
-    DRAWS = 1024    /* numbers that the block draws ahead for its serial thread */
+    VIEW_BYTES = 4 /* of a thread */
 };
 
 /* RngPurpose of base/rng.h. */
-enum { PURPOSE_SHUFFLE = 2, PURPOSE_CROP = 3, PURPOSE_FLIP = 4 };
+enum { PURPOSE_CROP = 3, PURPOSE_FLIP = 4 };
 
 /* ---- Image ---- */
 typedef struct {
@@ -299,114 +298,6 @@ extern "C" KernelStatus kernel_views(KernelStream stream, const ViewsLaunch *lau
     auto views = aligned_to(a.images, VIEW_BYTES) && bytes % VIEW_BYTES == 0 ? views_kernel<1>
                                                                              : views_kernel<0>;
     LAUNCH(views, grid, dim3(BLOCK_THREADS), 0, stream, a);
-    return kernel_status();
-}
-
-/* ---- Order of an epoch ---- */
-DEVICE Philox4 shuffle_block(const int32_t *cursor, uint32_t block)
-{
-    const Rng rng = rng_make(seed_of(cursor), (uint32_t)load_cached(cursor), 0, PURPOSE_SHUFFLE);
-    Philox4 counter = rng.counter;
-    counter.v[0] = block;
-    return philox4x32_10(counter, rng.key[0], rng.key[1]);
-}
-
-template <int in_shared> DEVICE uint32_t get_item(const uint32_t *items, uint32_t i)
-{
-    return in_shared ? items[i] : load_global(items + i);
-}
-
-template <int in_shared> DEVICE void set_item(uint32_t *items, uint32_t i, uint32_t value)
-{
-    if constexpr (in_shared) {
-        items[i] = value;
-    } else {
-        store_global(items + i, value);
-    }
-}
-
-/* The swaps of rng_permutation as far as the draws go; returns how many items are still to be placed. Lemire's rule: a draw
- * is refused where the low word of draw * left is below 2^32 mod left, which is below left. */
-template <int in_shared>
-DEVICE uint32_t place_items(uint32_t *items, uint32_t left, const uint32_t *draws)
-{
-    for (int used = 0; used < DRAWS && left > 1; used++) {
-        const uint64_t product = (uint64_t)draws[used] * left;
-        const uint32_t low = (uint32_t)product;
-        if (low < left && low < (0u - left) % left) {
-            continue;
-        }
-        const uint32_t j = (uint32_t)(product >> 32);
-        const uint32_t kept = get_item<in_shared>(items, left - 1);
-        set_item<in_shared>(items, left - 1, get_item<in_shared>(items, j));
-        set_item<in_shared>(items, j, kept);
-        left--;
-    }
-    return left;
-}
-
-/* One block. All threads draw, one places: the swaps depend on one another. */
-template <int in_shared>
-__global__ void __launch_bounds__(BLOCK_THREADS)
-    permutation_kernel(const int32_t *cursor, int32_t *order, uint32_t n)
-{
-    SHARED_ARRAY(uint32_t, draws, DRAWS);
-    SHARED_ARRAY(uint32_t, left, 1);
-    DYNAMIC_SHARED(uint32_t, shared_items);
-    uint32_t *items = in_shared ? shared_items : reinterpret_cast<uint32_t *>(order);
-    const uint32_t thread = threadIdx.x;
-    for (uint32_t i = thread; i < n; i += BLOCK_THREADS) {
-        set_item<in_shared>(items, i, i);
-    }
-    if (thread == 0) {
-        left[0] = n;
-    }
-    uint32_t block = thread;
-    for (;;) {
-        sync_block();
-        if (left[0] <= 1) {
-            break;
-        }
-        const Philox4 four = shuffle_block(cursor, block);
-        block += DRAWS / 4;
-#pragma unroll
-        for (uint32_t k = 0; k < 4; k++) {
-            draws[thread * 4 + k] = four.v[k];
-        }
-        sync_block();
-        if (thread == 0) {
-            left[0] = place_items<in_shared>(items, left[0], draws);
-        }
-    }
-    for (uint32_t i = thread; in_shared && i < n; i += BLOCK_THREADS) {
-        store_global(order + i, (int32_t)items[i]);
-    }
-}
-
-static_assert(DRAWS == 4 * BLOCK_THREADS, "each thread draws one block of four");
-
-extern "C" KernelStatus kernel_permutation(KernelStream stream, const int32_t *cursor,
-                                           int32_t *order, int n)
-{
-    if (n < 0) {
-        return KERNEL_BAD_ARGUMENT;
-    }
-    if (n == 0) {
-        return 0;
-    }
-    const size_t bytes = (size_t)n * sizeof(uint32_t);
-    const size_t fixed = (DRAWS + 4) * sizeof(uint32_t); /* the static arrays, aligned */
-    if (bytes + fixed > shared_limit()) {
-        LAUNCH(permutation_kernel<0>, dim3(1), dim3(BLOCK_THREADS), 0, stream, cursor, order,
-               (uint32_t)n);
-        return kernel_status();
-    }
-    auto permutation = permutation_kernel<1>;
-    const KernelStatus status = allow_shared(permutation, bytes);
-    if (status != 0) {
-        return status;
-    }
-    LAUNCH(permutation, dim3(1), dim3(BLOCK_THREADS), bytes, stream, cursor, order, (uint32_t)n);
     return kernel_status();
 }
 

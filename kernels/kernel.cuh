@@ -330,13 +330,6 @@ static void launch_cluster(dim3 grid, dim3 block, unsigned cluster, size_t share
 }
 #endif
 
-/* To be called by a launcher before LAUNCH where a kernel wants more than 48 KB of dynamic shared memory; allowed during
- * capture. cudaError_t. */
-template <typename Kernel> static int allow_shared(Kernel kernel, size_t bytes)
-{
-    return (int)cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
-                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-}
 /* Largest dynamic shared memory of a block on the current device; 48 KB where it cannot be asked. */
 static inline size_t shared_limit(void)
 {
@@ -345,9 +338,30 @@ static inline size_t shared_limit(void)
     if (cudaGetDevice(&device) != cudaSuccess ||
         cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
             cudaSuccess) {
+        (void)cudaGetLastError();
         return 48 * 1024;
     }
     return (size_t)bytes;
+}
+/* To be called by a launcher before LAUNCH where a kernel wants more than 48 KB of dynamic shared memory; allowed during
+ * capture. cudaError_t. The limit is set to all that the device has beside the kernel's static arrays: it belongs to the
+ * kernel, and with a limit of its own each, one host thread could lower it between another's call and launch. */
+template <typename Kernel> static int allow_shared(Kernel kernel, size_t bytes)
+{
+    const void *const entry = reinterpret_cast<const void *>(kernel);
+    size_t most = bytes;
+#ifndef CUDISTILL_EMU
+    cudaFuncAttributes attributes;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, entry);
+    if (error != cudaSuccess) {
+        return (int)error;
+    }
+    const size_t limit = shared_limit();
+    if (bytes + attributes.sharedSizeBytes <= limit) {
+        most = limit - attributes.sharedSizeBytes;
+    }
+#endif
+    return (int)cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most);
 }
 /* What a launcher returns: the error of its launch, which is cleared. */
 static inline int kernel_status(void)
@@ -414,9 +428,19 @@ template <typename T, typename Combine> DEVICE T warp_reduce(T value, Combine co
     return value;
 #endif
 }
+/* a + b, rounded: never part of a fused multiply-add. Where a sum's addend is a product, two lanes that fuse their own would
+ * come to different bits. */
+DEVICE float rounded_sum(float a, float b)
+{
+#ifdef CUDISTILL_EMU
+    return a + b;
+#else
+    return __fadd_rn(a, b);
+#endif
+}
 DEVICE float warp_sum(float value)
 {
-    return warp_reduce(value, [](float a, float b) { return a + b; });
+    return warp_reduce(value, [](float a, float b) { return rounded_sum(a, b); });
 }
 /* A NaN does not win against a number (fmaxf). */
 DEVICE float warp_max(float value)
@@ -453,7 +477,7 @@ template <int N> DEVICE void warp_sum(float (&values)[N])
     for (int apart = WARP_SIZE / 2; apart > 0; apart /= 2) {
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            values[i] += shuffle_xor(values[i], apart);
+            values[i] = rounded_sum(values[i], shuffle_xor(values[i], apart));
         }
     }
 #endif
@@ -475,7 +499,8 @@ DEVICE T block_reduce(T value, T neutral, T (&scratch)[MAX_WARPS], Combine combi
 DEVICE float block_sum(float value)
 {
     SHARED_ARRAY(float, scratch, MAX_WARPS);
-    return block_reduce(value, 0.0f, scratch, [](float a, float b) { return a + b; });
+    return block_reduce(value, 0.0f, scratch,
+                        [](float a, float b) { return rounded_sum(a, b); });
 }
 DEVICE float block_max(float value)
 {

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define PLAN_CACHE_VARIABLE "CUDISTILL_PLAN_CACHE"
 enum { OLDEST_CAPABILITY = 80 }; /* what the kernels are compiled for */
 
 /* ---- Dead devices ---- */
@@ -392,6 +393,12 @@ static Err *describe_device(Cuda *cuda, const char *json)
     return NULL;
 }
 
+static const char *plan_cache(const BackendOptions *options)
+{
+    const char *folder = options->plan_cache ? options->plan_cache : getenv(PLAN_CACHE_VARIABLE);
+    return folder && folder[0] ? folder : NULL;
+}
+
 Err *backend_open_cuda(const BackendOptions *options, Backend *backend)
 {
     Cuda *cuda = xcalloc(1, sizeof *cuda);
@@ -405,7 +412,7 @@ Err *backend_open_cuda(const BackendOptions *options, Backend *backend)
         err = open_streams(cuda);
     }
     if (!err) {
-        err = cudnn_context_open(options->described, options->plan_cache, &cuda->cudnn);
+        err = cudnn_context_open(options->described, plan_cache(options), &cuda->cudnn);
     }
     if (!err) {
         err = cublas_context_open(cuda->described, &cuda->cublas);

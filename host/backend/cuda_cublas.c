@@ -124,8 +124,8 @@ static cublasStatus_t choose(CublasContext *context, CublasPlan *plan, bool dete
                                                 plan->c, plan->c, preference, 1, &result, &found);
     }
     (void)cublasLtMatmulPreferenceDestroy(preference);
-    if (status == CUBLAS_STATUS_SUCCESS && found == 0) {
-        return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : result.state;
     }
     if (status == CUBLAS_STATUS_SUCCESS) {
         plan->algorithm = result.algo;

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NORMALS = 65521, SEED = 1, KERNEL_BUFFERS = 8, ALIGNMENT = 256 };
+enum { NORMALS = 65521, SEED = 1, KERNEL_BUFFERS = 9, ALIGNMENT = 256 };
 
 typedef KernelStatus (*DistillKernel)(KernelStream, const DistillSpec *, const DistillLaunch *,
                                       DistillForm);
@@ -305,6 +305,9 @@ static Err *open_kernel(BenchLab *lab, const BenchPoint *point, const double *no
     TRY(kernel_buffer(lab, 6, ((size_t)rows * ROW_FIELDS + SUM_FIELDS) * sizeof(float), &results));
     launch->rows = results;
     launch->sums = launch->rows + (size_t)rows * ROW_FIELDS;
+    void *counter = NULL; /* zeroed, as all memory of a backend */
+    TRY(kernel_buffer(lab, 8, sizeof *launch->counter, &counter));
+    launch->counter = counter;
     return kernel_buffer(lab, 7, workspace(&lab->spec, rows, classes), &launch->workspace);
 }
 

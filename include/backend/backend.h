@@ -120,7 +120,8 @@ typedef struct {
      * what is supported are true for that device, memory cannot be had (alloc gives NULL). NULL = a real device */
     const char *described;
     const char
-        *plan_cache; /* cuda: folder that keeps chosen cuDNN plans between runs; NULL = none */
+        *plan_cache; /* cuda: folder that keeps chosen cuDNN plans between runs; NULL = what the
+                        environment variable CUDISTILL_PLAN_CACHE names, unset or empty = none */
 } BackendOptions;
 
 /* name: "ref", "cpu" or "cuda". EXIT_NO_DEVICE with the reason when it cannot be had. */

@@ -42,9 +42,6 @@ typedef struct {
     int32_t *labels, *ids;
 } ViewsLaunch;
 KernelStatus kernel_views(KernelStream stream, const ViewsLaunch *launch);
-/* order[0..n) = rng_permutation(seed, epoch) of base/rng.h, epoch and seed from the cursor. n <= 56,000 runs in shared
- * memory; larger n in global memory. One block. */
-KernelStatus kernel_permutation(KernelStream stream, const int32_t *cursor, int32_t *order, int n);
 
 /* Philox4x32-10 as base/rng.h: block i of the stream (seed, epoch, sample, purpose) into out[4*i ..]. For tests. */
 KernelStatus kernel_philox(KernelStream stream, uint64_t seed, uint32_t epoch, uint64_t sample,

@@ -24,6 +24,7 @@ typedef struct {
     bool add; /* dz starts with values and is added to */
     float loss_scale;
     bool no_teacher;
+    bool no_rows;
     bool no_counter; /* the sums are a launch of their own */
     int runs;        /* launches one after another, with one counter; 0 = 1 */
 } Layout;
@@ -165,6 +166,8 @@ static inline KernelStatus run_kernel(const Problem *p, const Layout *layout, Di
     in.rows = device_bytes(NULL, row_bytes);
     in.sums = device_bytes(NULL, SUM_FIELDS * sizeof(float));
     in.workspace = device_bytes(NULL, kernel_distill_workspace(&p->spec, p->n, p->c));
+    float *const rows = in.rows;
+    in.rows = layout->no_rows ? NULL : rows;
     unsigned count = 0;
     unsigned *const counter = device_bytes(&count, sizeof count);
     in.counter = layout->no_counter ? NULL : counter;
@@ -181,7 +184,7 @@ static inline KernelStatus run_kernel(const Problem *p, const Layout *layout, Di
     if (status == 0) {
         char *host = xmalloc(dz_bytes);
         CUDA_OK(cudaMemcpy(host, dz, dz_bytes, cudaMemcpyDeviceToHost));
-        CUDA_OK(cudaMemcpy(r->rows, in.rows, row_bytes, cudaMemcpyDeviceToHost));
+        CUDA_OK(cudaMemcpy(r->rows, rows, row_bytes, cudaMemcpyDeviceToHost));
         CUDA_OK(cudaMemcpy(r->sums, in.sums, SUM_FIELDS * sizeof(float), cudaMemcpyDeviceToHost));
         const size_t pitch = (size_t)(p->c + layout->gap_dz);
         for (size_t row = 0; row < (size_t)p->n; row++) {
@@ -197,7 +200,7 @@ static inline KernelStatus run_kernel(const Problem *p, const Layout *layout, Di
         }
         free(host);
     }
-    void *const more[] = {z, t, dz, in.rows, in.sums, in.workspace, counter};
+    void *const more[] = {z, t, dz, rows, in.sums, in.workspace, counter};
     for (size_t i = 0; i < sizeof more / sizeof *more; i++) {
         CUDA_OK(cudaFree(more[i]));
     }

@@ -213,6 +213,32 @@ static void test_rows_stand_alone(void **state)
     problem_free(&many);
 }
 
+/* Gradient and sums keep their bits where the exports are not asked for. */
+static void test_without_rows(void **state)
+{
+    (void)state;
+    static const Shape shapes[] = {{DISTILL_WARP, 100, 5},
+                                   {DISTILL_BLOCK, 1100, 3},
+                                   {DISTILL_CLUSTER, 1100, 3},
+                                   {DISTILL_TWO_SWEEP, 4100, 3}};
+    static const int specs[] = {SPEC_KD, SPEC_SMOOTHING, 4, SPEC_BANDS, 9};
+    for (size_t i = 0; i < 4 * sizeof specs / sizeof *specs; i++) {
+        const Shape *shape = &shapes[i % 4];
+        Problem p = problem_new(shape->classes, shape->n, DT_F32, specs[i / 4], 3.0);
+        Layout layout = plain_layout(&p);
+        Result with = result_new(&p, DT_F32, DT_F32);
+        assert_int_equal(run_kernel(&p, &layout, shape->form, &with), 0);
+        Result without = result_new(&p, DT_F32, DT_F32);
+        layout.no_rows = true;
+        assert_int_equal(run_kernel(&p, &layout, shape->form, &without), 0);
+        memcpy(without.rows, with.rows, (size_t)p.n * ROW_FIELDS * sizeof(float));
+        assert_same(&p, &with, &without, "without rows");
+        result_free(&with);
+        result_free(&without);
+        problem_free(&p);
+    }
+}
+
 #ifdef CUDISTILL_EMU
 /* Bytes that the launch moves, against z + t + dz + exports (+ the shares of the sums). */
 static void check_bytes(const Problem *p, DistillForm form, int sweeps)
@@ -273,6 +299,7 @@ int main(void)
         cmocka_unit_test(test_layouts),
         cmocka_unit_test(test_thread_orders),
         cmocka_unit_test(test_rows_stand_alone),
+        cmocka_unit_test(test_without_rows),
 #ifdef CUDISTILL_EMU
         cmocka_unit_test(test_bytes),
 #endif

@@ -297,39 +297,6 @@ static void test_views(void **state)
     }
 }
 
-/* ---- Order of an epoch ---- */
-typedef struct {
-    int n;
-    int32_t cursor[4];
-} OrderCase;
-
-static void run_order(void *context, Outputs *outputs)
-{
-    const OrderCase *c = context;
-    int32_t *order = device_alloc((size_t)c->n * sizeof *order);
-    CUDA_TEST(kernel_permutation(NULL, device_copy(c->cursor, sizeof c->cursor), order, c->n));
-    output_add(outputs, order, (size_t)c->n * sizeof *order);
-}
-
-static void test_permutation(void **state)
-{
-    (void)state;
-    /* The last two on both sides of what fits into shared memory. */
-    static const int counts[] = {0, 1, 2, 5, 1000, 1025, 50000, 56000, 60001};
-    for (int k = 0; k < 9; k++) {
-        OrderCase c = {.n = counts[k], .cursor = {k * 3, 17, 1234567 * (k - 3), -k * 99}};
-        const uint64_t seed = (uint64_t)(uint32_t)c.cursor[2] | (uint64_t)(uint32_t)c.cursor[3]
-                                                                    << 32;
-        uint32_t *want = malloc((size_t)c.n * sizeof *want + 1);
-        rng_permutation(seed, (uint32_t)c.cursor[0], want, (uint32_t)c.n);
-        Outputs outputs;
-        run_in_orders(run_order, &c, &outputs);
-        assert_memory_equal(outputs.data[0], want, (size_t)c.n * sizeof *want);
-        outputs_free(&outputs);
-        free(want);
-    }
-}
-
 /* ---- Philox ---- */
 static void test_philox(void **state)
 {
@@ -368,8 +335,7 @@ static void test_bad_arguments(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_image),         cmocka_unit_test(test_views),
-        cmocka_unit_test(test_permutation),   cmocka_unit_test(test_philox),
+        cmocka_unit_test(test_image),         cmocka_unit_test(test_views),   cmocka_unit_test(test_philox),
         cmocka_unit_test(test_bad_arguments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
