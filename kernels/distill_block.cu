@@ -27,8 +27,8 @@ static KernelStatus launch_fast(KernelStream stream, const DistillParams &params
     if (status != 0) {
         return status;
     }
-    LAUNCH(fast_block, (unsigned)params.launch.n, (unsigned)distill_block_threads(classes), bytes,
-           stream, params, (classes + 63) / 64 * 64);
+    LAUNCH(fast_block, (unsigned)params.launch.n, (unsigned)distill_held_threads(classes, bytes),
+           bytes, stream, params, (classes + 63) / 64 * 64);
     return kernel_status();
 }
 

@@ -29,8 +29,8 @@ static KernelStatus launch_fast(KernelStream stream, const DistillParams &params
         return status;
     }
     const unsigned grid = (unsigned)params.launch.n * (unsigned)blocks;
-    LAUNCH_CLUSTER(fast_cluster, grid, (unsigned)distill_block_threads(columns), (unsigned)blocks,
-                   bytes, stream, params, columns, blocks);
+    LAUNCH_CLUSTER(fast_cluster, grid, (unsigned)distill_held_threads(columns, bytes),
+                   (unsigned)blocks, bytes, stream, params, columns, blocks);
     return kernel_status();
 }
 

@@ -14,6 +14,12 @@ static inline int distill_block_threads(int columns)
     return columns <= 32768 ? 256 : 512;
 }
 
+/* The same for a block with `bytes` of shared memory: where no second one fits beside it, it needs its warps itself. */
+static inline int distill_held_threads(int columns, size_t bytes)
+{
+    return 2 * bytes > shared_limit() ? 512 : distill_block_threads(columns);
+}
+
 /* Rows of a block of the warp form: one until the multiprocessors have a row each, then one per scheduler. */
 enum { DISTILL_WARP_ROWS = 4, DISTILL_SPREAD_ROWS = 128 };
 static inline int distill_warp_rows(int n)

@@ -277,10 +277,10 @@ template <class Team, bool SHARED> DEVICE void general_term(General<Team, SHARED
     float s[T_COUNT] = {};
     term_sums(g, c, term, spec.form == FORM_NKD, s);
     term.sums = PairSums{s[T_ET_W], s[T_ET_V], s[T_ET_VW], s[T_ES_U]};
-    term.p = soft_make(s[T_ES], (g.zy - g.z0) * c.inv_s);
+    term.p = soft_make(s[T_ES], rounded_product(g.zy - g.z0, c.inv_s));
     const float ty = edited_at(g, c, g.y);
     term.q = c.smooth ? soft_smooth(g.classes, spec.edit_delta)
-                      : soft_make(s[T_ET], (ty - c.t0) * c.inv_t);
+                      : soft_make(s[T_ET], rounded_product(ty - c.t0, c.inv_t));
     float d_temperature = 0;
     if (spec.form == FORM_NKD) {
         part_nkd(g, c, term, spec, s);

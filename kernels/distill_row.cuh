@@ -326,7 +326,8 @@ DEVICE Soft soft_make(float sn, float d)
     s.log_sn = logf(sn);
     const bool above = d > 0;
     const float r = expf(above ? -d : d);
-    const float a = sn * r;
+    const float a =
+        rounded_product(sn, r); /* for equal networks every path must give equal values */
     const float total = sn + r;
     s.log_py = above ? -log1pf(a) : d - logf(total);
     s.lse = d - s.log_py;
@@ -334,7 +335,7 @@ DEVICE Soft soft_make(float sn, float d)
     s.py = above ? inv : r * inv;
     s.scale = above ? r * inv : inv;
     s.lse = above ? s.lse : logf(total);
-    s.np = sn * s.scale;
+    s.np = rounded_product(sn, s.scale);
     s.log_np = s.log_sn - s.lse;
     return s;
 }

@@ -41,8 +41,8 @@ DEVICE void move_sums(float (&s)[F_COUNT], FastRow &r, float count, float z0, fl
     /* Without a column yet, -inf, the sums are 0 and need no move. */
     const float dz = r.z0 == -INFINITY ? 0 : z0 - r.z0;
     const float dt = r.t0 == -INFINITY ? 0 : t0 - r.t0;
-    const float du = dz * r.s_scale;
-    const float dv = dt * r.t_scale;
+    const float du = rounded_product(dz, r.s_scale);
+    const float dv = rounded_product(dt, r.t_scale);
     const float dw = du - dv;
     const float fs = exp2_fast(-du);
     const float ft = exp2_fast(-dv);
@@ -50,8 +50,8 @@ DEVICE void move_sums(float (&s)[F_COUNT], FastRow &r, float count, float z0, fl
     s[F_ET_VW] = ft * (s[F_ET_VW] + dw * s[F_ET_V] - dv * s[F_ET_W] - dv * dw * s[F_ET]);
     s[F_ET_W] = ft * (s[F_ET_W] + dw * s[F_ET]);
     s[F_ET_V] = ft * (s[F_ET_V] - dv * s[F_ET]);
-    s[F_ES] *= fs;
-    s[F_ET] *= ft;
+    s[F_ES] = rounded_product(s[F_ES], fs);
+    s[F_ET] = rounded_product(s[F_ET], ft);
     s[F_ES1] *= exp2_fast(-dz * DISTILL_LOG2E);
     s[F_ET1] *= exp2_fast(-dt * DISTILL_LOG2E);
     s[F_EE] *= exp2_fast(-dt * r.e_scale);
