@@ -241,16 +241,19 @@ run-sanitizers:
 MAX_LINES := 800
 # CUDA's own headers where they are; else the emulated device's, and then not the files that need cuDNN.
 LINT_CUDA = $(if $(wildcard $(CUDA_HOME)/include/cudnn.h),$(CUDA_CFLAGS),-DCUDISTILL_EMU) -Ikernels/emu/include
-LINT_C = $(filter-out $(if $(wildcard $(CUDA_HOME)/include/cudnn.h),,$(CUDA_LIBRARY_ONLY) tests/gpu/%),$(filter %.c,$(C_FILES)))
+LINT_EMU_C = $(filter tests/kernels/%.c tests/emu/%.c,$(C_FILES))
+LINT_C = $(filter-out $(LINT_EMU_C) $(if $(wildcard $(CUDA_HOME)/include/cudnn.h),,$(CUDA_LIBRARY_ONLY) tests/gpu/%),$(filter %.c,$(C_FILES)))
 lint: deps-lint
 	@awk -v max=$(MAX_LINES) 'FNR == max + 1 {print FILENAME ": more than " max " lines"; bad = 1} END {exit bad}' $(C_FILES)
 	tests/lint_layers
 	clang-format --dry-run -Werror $(C_FILES)
 	cppcheck --quiet --std=c11 --language=c --enable=warning,performance,portability --inline-suppr \
 	    --error-exitcode=1 --suppress=missingIncludeSystem -D_GNU_SOURCE '-D_Noreturn=__attribute__((noreturn))' \
-	    -Iinclude $(LINT_C)
+	    -Iinclude $(LINT_C) $(LINT_EMU_C)
 	printf '%s\n' $(LINT_C) | xargs -P $$(nproc) -n 4 sh -c \
 	    'clang-tidy --quiet --warnings-as-errors="*" "$$@" -- -std=c11 -D_GNU_SOURCE $(LINT_CUDA) -Iinclude -I. -fopenmp' lint
+	printf '%s\n' $(LINT_EMU_C) | xargs -P $$(nproc) -n 4 sh -c \
+	    'clang-tidy --quiet --warnings-as-errors="*" "$$@" -- -std=c11 -D_GNU_SOURCE -DCUDISTILL_EMU -Ikernels/emu/include -Iinclude -I.' lint
 
 format: deps-lint
 	clang-format -i $(C_FILES)

@@ -499,8 +499,7 @@ DEVICE T block_reduce(T value, T neutral, T (&scratch)[MAX_WARPS], Combine combi
 DEVICE float block_sum(float value)
 {
     SHARED_ARRAY(float, scratch, MAX_WARPS);
-    return block_reduce(value, 0.0f, scratch,
-                        [](float a, float b) { return rounded_sum(a, b); });
+    return block_reduce(value, 0.0f, scratch, [](float a, float b) { return rounded_sum(a, b); });
 }
 DEVICE float block_max(float value)
 {

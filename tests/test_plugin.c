@@ -101,7 +101,7 @@ static void test_places(void **state)
 {
     (void)state;
     static const char *const folders[] = {"bin/", "lib/", "lib/cudistill/"};
-    Place place;
+    Place place = {0};
     open_place(&place);
     assert_int_equal(run_child(place.copy), 1);
     for (int i = 2; i >= 0; i--) { /* places that come first are filled last */
@@ -121,7 +121,7 @@ static void test_places(void **state)
 static void test_variable_comes_first(void **state)
 {
     (void)state;
-    Place place;
+    Place place = {0};
     open_place(&place);
     setenv(VARIABLE, place.libm, 1);
     assert_int_equal(run_child(place.copy), 0);

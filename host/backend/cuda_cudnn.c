@@ -24,7 +24,7 @@ enum {
     KNOBS_MAX = 48,
     NOTES_MAX = 16,
     OLDEST_CUDNN = 90800, /* takes descriptions of devices */
-    ALIGNMENT = 16 /* bytes, of every tensor */
+    ALIGNMENT = 16        /* bytes, of every tensor */
 };
 
 struct Engines {
@@ -492,7 +492,8 @@ static void propose_form(const Engines *engines, EngineList *all, bool stats)
     Desc graph = spec_graph(m, &all->spec, stats);
     if (!m->failed) {
         propose(engines, all, graph, CUDNN_HEUR_MODE_A, &next);
-        m->failed = false; /* a heuristic that knows nothing of the graph does not speak for the other */
+        m->failed =
+            false; /* a heuristic that knows nothing of the graph does not speak for the other */
         propose(engines, all, graph, CUDNN_HEUR_MODE_FALLBACK, &next);
     }
 }

@@ -38,7 +38,8 @@ struct CudnnContext {
     int n_plans;
     size_t plan_capacity;
     CudnnCounts counts;
-    cudaStream_t timing; /* NULL until something is timed; outlives the handle, which remembers it */
+    cudaStream_t
+        timing; /* NULL until something is timed; outlives the handle, which remembers it */
 };
 
 size_t cudnn_plan_workspace(const CudnnPlan *plan)

@@ -70,10 +70,11 @@ static void test_table(void **state)
     free(want);
     if (!same_library) {
         print_message("the table is of another cuDNN; this one is %.*s\n", line_length(got), got);
-        free(got);
-        skip();
     }
     free(got);
+    if (!same_library) {
+        skip();
+    }
     assert_int_equal(differences, 0);
 }
 

@@ -86,7 +86,8 @@ static void case_fill(Case *c, uint64_t seed)
             c->coef[i] = c->integers ? 2.0f : 0.5f + fabsf(c->coef[i]);
         }
     }
-    c->sums[2 * c->c] = (float)(case_valid(c) / (size_t)c->c);
+    const size_t pixels = case_valid(c) / (size_t)c->c;
+    c->sums[2 * c->c] = (float)pixels;
     c->mask_bits = calloc(mask_bytes(c) + 1, 1);
     for (size_t i = 0; i < elems; i++) {
         const size_t channel = i % (size_t)c->c;
@@ -205,7 +206,8 @@ static void check_stats(const Case *c, const float *got)
         close_to(&stats_close, channel, (double)got[channels + channel], squares,
                  roundings * squares);
     }
-    assert_true(got[2 * channels] == (float)(case_valid(c) / channels));
+    const size_t pixels = case_valid(c) / channels;
+    assert_true(got[2 * channels] == (float)pixels);
 }
 
 static void test_stats_case(Case *c)
@@ -583,7 +585,8 @@ static void check_reduce(const Case *c, const float *got, const float *stored)
         close_to(&reduce_close, k, (double)got[k], want[k],
                  c->integers ? 0.0 : SUM_ROUNDINGS * U * want[2 * channels + k] + 1e-30);
     }
-    assert_true(got[2 * channels] == (float)(case_valid(c) / channels));
+    const size_t pixels = case_valid(c) / channels;
+    assert_true(got[2 * channels] == (float)pixels);
     free(want);
 }
 
@@ -618,7 +621,9 @@ static void run_dx(void *context, Outputs *outputs)
     const BnMaskSource mask = case_mask(c);
     void *dx = case_room(c);
     if (c->over) {
-        dx = c->mask == BN_MASK_OUTPUT ? (void *)(uintptr_t)mask.y : c->second ? x : dz;
+        void *y = NULL;
+        memcpy(&y, &mask.y, sizeof y); /* without its const */
+        dx = c->mask == BN_MASK_OUTPUT ? y : c->second ? x : dz;
     }
     count_begin();
     CUDA_TEST(kernel_bn_dx(NULL, case_shape(c), dz, x, case_floats(c->coef, 4 * c->c),

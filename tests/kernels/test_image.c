@@ -335,7 +335,9 @@ static void test_bad_arguments(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_image),         cmocka_unit_test(test_views),   cmocka_unit_test(test_philox),
+        cmocka_unit_test(test_image),
+        cmocka_unit_test(test_views),
+        cmocka_unit_test(test_philox),
         cmocka_unit_test(test_bad_arguments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
