@@ -36,14 +36,9 @@ static KernelStatus launch_fast(KernelStream stream, const DistillParams &params
 
 KernelStatus distill_fast_cluster(KernelStream stream, const DistillParams &params, int blocks)
 {
-    switch (params.launch.z_type) {
-    case KERNEL_BF16:
-        return launch_fast<bf16_t, 8>(stream, params, blocks);
-    case KERNEL_F16:
-        return launch_fast<half_t, 8>(stream, params, blocks);
-    default:
-        return launch_fast<float, 4>(stream, params, blocks);
-    }
+    return for_logits(params.launch.z_type, [&](auto held) {
+        return launch_fast<typename decltype(held)::Type, held.PACK>(stream, params, blocks);
+    });
 }
 
 __global__ void __launch_bounds__(MAX_THREADS, 1)

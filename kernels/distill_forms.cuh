@@ -51,6 +51,23 @@ static inline size_t distill_row_bytes(int columns, int z_type, int t_type)
 enum { DISTILL_STATIC_SHARED = 9216 };
 static_assert((int)BLOCK_SCRATCH >= (int)SUM_SCRATCH, "a team's scratch holds the sums");
 
+/* launch(Held<T>) for the storage type of the logits. */
+template <typename T> struct Held {
+    typedef T Type;
+    enum { PACK = 16 / sizeof(T) };
+};
+template <typename Launch> static inline KernelStatus for_logits(int type, const Launch &launch)
+{
+    switch (type) {
+    case KERNEL_BF16:
+        return launch(Held<bf16_t>());
+    case KERNEL_F16:
+        return launch(Held<half_t>());
+    default:
+        return launch(Held<float>());
+    }
+}
+
 /* One KL term on the label, see distill_fast.cuh. `blocks` of a cluster hold the row. */
 KernelStatus distill_fast_warp(KernelStream stream, const DistillParams &params);
 KernelStatus distill_fast_block(KernelStream stream, const DistillParams &params);

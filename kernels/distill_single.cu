@@ -258,14 +258,9 @@ static KernelStatus launch_block(KernelStream stream, const DistillParams &param
 
 KernelStatus distill_single_block(KernelStream stream, const DistillParams &params)
 {
-    switch (single_type(params)) {
-    case KERNEL_BF16:
-        return launch_block<bf16_t, 8>(stream, params);
-    case KERNEL_F16:
-        return launch_block<half_t, 8>(stream, params);
-    default:
-        return launch_block<float, 4>(stream, params);
-    }
+    return for_logits(single_type(params), [&](auto held) {
+        return launch_block<typename decltype(held)::Type, held.PACK>(stream, params);
+    });
 }
 
 template <typename T, int V>
@@ -279,14 +274,9 @@ static KernelStatus launch_sweep(KernelStream stream, const DistillParams &param
 
 KernelStatus distill_single_sweep(KernelStream stream, const DistillParams &params)
 {
-    switch (single_type(params)) {
-    case KERNEL_BF16:
-        return launch_sweep<bf16_t, 8>(stream, params);
-    case KERNEL_F16:
-        return launch_sweep<half_t, 8>(stream, params);
-    default:
-        return launch_sweep<float, 4>(stream, params);
-    }
+    return for_logits(single_type(params), [&](auto held) {
+        return launch_sweep<typename decltype(held)::Type, held.PACK>(stream, params);
+    });
 }
 
 template <typename T, int V>
@@ -307,12 +297,7 @@ static KernelStatus launch_cluster_of(KernelStream stream, const DistillParams &
 
 KernelStatus distill_single_cluster(KernelStream stream, const DistillParams &params, int blocks)
 {
-    switch (single_type(params)) {
-    case KERNEL_BF16:
-        return launch_cluster_of<bf16_t, 8>(stream, params, blocks);
-    case KERNEL_F16:
-        return launch_cluster_of<half_t, 8>(stream, params, blocks);
-    default:
-        return launch_cluster_of<float, 4>(stream, params, blocks);
-    }
+    return for_logits(single_type(params), [&](auto held) {
+        return launch_cluster_of<typename decltype(held)::Type, held.PACK>(stream, params, blocks);
+    });
 }

@@ -185,14 +185,9 @@ static KernelStatus launch_fast(KernelStream stream, const DistillParams &params
 
 KernelStatus distill_fast_sweep(KernelStream stream, const DistillParams &params)
 {
-    switch (params.launch.z_type) {
-    case KERNEL_BF16:
-        return launch_fast<bf16_t, 8>(stream, params);
-    case KERNEL_F16:
-        return launch_fast<half_t, 8>(stream, params);
-    default:
-        return launch_fast<float, 4>(stream, params);
-    }
+    return for_logits(params.launch.z_type, [&](auto held) {
+        return launch_fast<typename decltype(held)::Type, held.PACK>(stream, params);
+    });
 }
 
 __global__ void __launch_bounds__(MAX_THREADS, 1)

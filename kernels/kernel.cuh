@@ -399,11 +399,7 @@ template <typename T> DEVICE T shuffle_xor(T value, int lane_mask)
 {
     return __shfl_xor_sync(FULL_MASK, value, lane_mask);
 }
-/* From the lane `delta` above (below); lanes that have none keep their value. */
-template <typename T> DEVICE T shuffle_down(T value, int delta)
-{
-    return __shfl_down_sync(FULL_MASK, value, (unsigned)delta);
-}
+/* From the lane `delta` below; lanes that have none keep their value. */
 template <typename T> DEVICE T shuffle_up(T value, int delta)
 {
     return __shfl_up_sync(FULL_MASK, value, (unsigned)delta);
@@ -446,10 +442,6 @@ DEVICE float warp_sum(float value)
 DEVICE float warp_max(float value)
 {
     return warp_reduce(value, [](float a, float b) { return fmaxf(a, b); });
-}
-DEVICE float warp_min(float value)
-{
-    return warp_reduce(value, [](float a, float b) { return fminf(a, b); });
 }
 DEVICE int warp_sum(int value)
 {
@@ -505,11 +497,6 @@ DEVICE float block_max(float value)
 {
     SHARED_ARRAY(float, scratch, MAX_WARPS);
     return block_reduce(value, -INFINITY, scratch, [](float a, float b) { return fmaxf(a, b); });
-}
-DEVICE float block_min(float value)
-{
-    SHARED_ARRAY(float, scratch, MAX_WARPS);
-    return block_reduce(value, INFINITY, scratch, [](float a, float b) { return fminf(a, b); });
 }
 DEVICE int block_sum(int value)
 {
@@ -568,48 +555,10 @@ DEVICE float exp2_fast(float x)
     return y;
 #endif
 }
-/* log2 x, x > 0: absolute error 2^-22 for x in [0.5, 2], else relative error 2^-22. */
-DEVICE float log2_fast(float x)
-{
-#ifdef CUDISTILL_EMU
-    return log2f(x);
-#else
-    float y;
-    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#endif
-}
 /* e^x: the rounding of x*log2(e) adds |x| * 2^-24 to the relative error 2^-22. */
 DEVICE float exp_fast(float x)
 {
     return exp2_fast(x * 1.4426950408889634f);
-}
-/* ln x: as log2_fast. */
-DEVICE float log_fast(float x)
-{
-    return log2_fast(x) * 0.6931471805599453f;
-}
-/* 1/x, 1 ulp. */
-DEVICE float rcp_fast(float x)
-{
-#ifdef CUDISTILL_EMU
-    return 1.0f / x;
-#else
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#endif
-}
-/* 1/sqrt(x), relative error 2^-22.9. */
-DEVICE float rsqrt_fast(float x)
-{
-#ifdef CUDISTILL_EMU
-    return 1.0f / sqrtf(x);
-#else
-    float y;
-    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#endif
 }
 
 /* ---- Randomness: the same numbers as base/rng.h (Philox4x32-10; Salmon et al., SC'11). ---- */
