@@ -19,7 +19,7 @@ QUICKSTART ?= suite configs/quickstart.ini
 
 # ---- Packages (Debian 12 names) ----
 PACKAGES := gcc g++ libc6-dev make pkg-config libdnnl-dev libinih-dev libjansson-dev libarchive-dev \
-    libxxhash-dev libssl-dev libcmocka-dev librandom123-dev
+    libxxhash-dev libssl-dev libcmocka-dev librandom123-dev libprotobuf-c-dev protobuf-c-compiler libisal-dev libpng-dev
 LINT_PACKAGES := clang-format clang-tidy cppcheck python3
 
 # ---- Variants: objects of each live apart, so switching between them rebuilds nothing ----
@@ -41,16 +41,21 @@ LOGS := $(VARIANT)/log
 OPT := $(if $(filter-out 0,$(DEBUG)),-O0 -g3,$(if $(SAN_FLAGS),-O1 -g -fno-omit-frame-pointer,-O3 -g))
 # A portable binary: no -march. Hot loops choose their instruction set at run time.
 # Position independent, since shared objects take parts of the library along.
-BASE_CFLAGS := -std=c11 -D_GNU_SOURCE -Iinclude $(OPT) -fPIC -fno-semantic-interposition -fno-math-errno -fopenmp \
+BASE_CFLAGS := -std=c11 -D_GNU_SOURCE -Iinclude -isystem $(VARIANT)/gen $(OPT) -fPIC -fno-semantic-interposition -fno-math-errno -fopenmp \
     -Wall -Wextra -Wshadow $(SAN_FLAGS)
 COMPILE = $(CC) $(BASE_CFLAGS) $(if $(filter-out 0,$(WERROR)),-Werror) $(CPPFLAGS) $(CFLAGS)
-LIBS := -ldnnl -linih -ljansson -larchive -lxxhash -lcrypto -lpthread -lm -ldl -fopenmp
+LIBS := -ldnnl -linih -ljansson -larchive -lxxhash -lcrypto -lprotobuf-c -lisal -lpng -lpthread -lm -ldl -fopenmp
 
 # ---- Sources. Parts that become shared objects of their own (CUDA, NCCL, MPI) are not linked into the program. ----
 CUDA_SOURCES := $(wildcard kernels/*.cu host/backend/cuda*.c host/comm/nccl.c)
 MPI_SOURCES := $(wildcard host/comm/mpi.c)
 HOST_SOURCES := $(filter-out $(CUDA_SOURCES) $(MPI_SOURCES),$(sort $(shell find host -name '*.c')))
-OBJECTS := $(HOST_SOURCES:%.c=$(OBJ)/%.o)
+# Protobuf messages: host/io/x.proto becomes gen/io/x.pb-c.h, included as "io/x.pb-c.h" by the file that reads or writes them.
+GEN := $(VARIANT)/gen
+PROTOS := $(sort $(shell find host -name '*.proto'))
+PROTO_HEADERS := $(PROTOS:host/%.proto=$(GEN)/%.pb-c.h)
+PROTO_OBJECTS := $(PROTOS:host/%.proto=$(OBJ)/gen/%.pb-c.o)
+OBJECTS := $(HOST_SOURCES:%.c=$(OBJ)/%.o) $(PROTO_OBJECTS)
 # What tests of the command line need built before they run.
 MAIN_PROGRAM := $(if $(wildcard host/main.c),$(PROGRAM))
 LIBRARY := $(VARIANT)/libcudistill.a
@@ -160,7 +165,6 @@ $(VARIANT)/flags.txt: FORCE
 	@mkdir -p $(@D)
 	@printf '%s\n' '$(FLAGS_TEXT)' | cmp -s - $@ || printf '%s\n' '$(FLAGS_TEXT)' > $@
 
-COMMIT := $(shell git describe --always --dirty 2>/dev/null)
 # Results name the commit. Only what prints it is compiled anew when it changes.
 COMMIT := $(shell git describe --always --dirty 2>/dev/null)
 $(VARIANT)/commit.txt: FORCE
@@ -171,7 +175,16 @@ $(COMMIT_OBJECTS): $(VARIANT)/commit.txt
 $(COMMIT_OBJECTS): private CPPFLAGS += -DCUDISTILL_COMMIT='"$(COMMIT)"'
 
 # ---- Compile and link ----
-$(OBJ)/%.o: %.c $(VARIANT)/flags.txt
+$(GEN)/%.pb-c.h $(GEN)/%.pb-c.c &: host/%.proto
+	@mkdir -p $(GEN)
+	@echo "  proto $<"
+	@protoc-c --proto_path=host --c_out=$(GEN) $<
+
+$(OBJ)/gen/%.o: $(GEN)/%.c $(VARIANT)/flags.txt
+	@mkdir -p $(@D)
+	@$(COMPILE) -isystem $(GEN) -c $< -o $@
+
+$(OBJ)/%.o: %.c $(VARIANT)/flags.txt | $(PROTO_HEADERS)
 	@mkdir -p $(@D)
 	@echo "  cc    $<"
 	@$(COMPILE) -MMD -MP -c $< -o $@

@@ -1,9 +1,10 @@
-/* The log: level and line. The level is the one piece of mutable global state that the conventions allow. A line is
+/* The log: level, sink and line: the mutable global state that the conventions allow. A line is
  * formatted first and leaves in a single write, so lines of several threads or ranks do not mix. */
 #include "base/log.h"
 
 #include "base/err.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -13,6 +14,9 @@
 #include <unistd.h>
 
 static atomic_int current_level = LOG_INFO;
+static pthread_mutex_t sink_lock = PTHREAD_MUTEX_INITIALIZER;
+static LogSink current_sink;
+static void *sink_context;
 
 void log_set_level(LogLevel level)
 {
@@ -39,17 +43,9 @@ static const char *level_prefix(LogLevel level)
     return "";
 }
 
-void log_line(LogLevel level, const char *format, ...)
+void log_emit(LogLevel level, const char *text)
 {
-    if (level > log_level()) {
-        return;
-    }
-    va_list args;
-    va_start(args, format);
-    char *text = xvformat(format, args);
-    va_end(args);
     char *line = xformat("%s%s\n", level_prefix(level), text);
-    free(text);
     size_t left = strlen(line);
     /* A closed stderr must not stop a training run: errors of write are ignored. */
     const char *at = line;
@@ -62,6 +58,33 @@ void log_line(LogLevel level, const char *format, ...)
         left -= (size_t)written;
     }
     free(line);
+}
+
+void log_set_sink(LogSink sink, void *context)
+{
+    pthread_mutex_lock(&sink_lock);
+    current_sink = sink;
+    sink_context = context;
+    pthread_mutex_unlock(&sink_lock);
+}
+
+void log_line(LogLevel level, const char *format, ...)
+{
+    if (level > log_level()) {
+        return;
+    }
+    va_list args;
+    va_start(args, format);
+    char *text = xvformat(format, args);
+    va_end(args);
+    pthread_mutex_lock(&sink_lock);
+    if (current_sink != NULL) {
+        current_sink(sink_context, level, text);
+    } else {
+        log_emit(level, text);
+    }
+    pthread_mutex_unlock(&sink_lock);
+    free(text);
 }
 
 double now_s(void)

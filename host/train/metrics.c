@@ -5,10 +5,10 @@
 
 #include "base/files.h"
 #include "base/log.h"
+#include "base/text.h"
 
 #include <jansson.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,42 +41,6 @@ void meter_add(Meter *meter, const float sums[SUM_FIELDS])
 void meter_reset(Meter *meter)
 {
     *meter = (Meter){0};
-}
-
-/* ---- Text ---- */
-
-/* A growing text. */
-typedef struct {
-    char *text;
-    size_t size, capacity;
-} Text;
-
-static void text_bytes(Text *out, const char *bytes, size_t size)
-{
-    out->text = xgrow(out->text, &out->capacity, out->size + size + 1, 1);
-    memcpy(out->text + out->size, bytes, size);
-    out->size += size;
-    out->text[out->size] = '\0';
-}
-
-__attribute__((format(printf, 2, 3))) static void text_add(Text *out, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    char *piece = xvformat(format, args);
-    va_end(args);
-    text_bytes(out, piece, strlen(piece));
-    free(piece);
-}
-
-/* JSON has no NaN and no infinity: null. */
-static void put_number(Text *out, const char *key, double value)
-{
-    if (isfinite(value)) {
-        text_add(out, ",\"%s\":%.10g", key, value);
-    } else {
-        text_add(out, ",\"%s\":null", key);
-    }
 }
 
 static void put_array(Text *out, const char *key, const double *values, int count)
@@ -395,24 +359,24 @@ static void json_epoch(Text *out, const EpochRecord *record)
 {
     begin_event(out, "epoch", record->step);
     text_add(out, ",\"epoch\":%d", record->epoch);
-    put_number(out, "lr", record->lr);
-    put_number(out, "train_loss", record->train_loss);
-    put_number(out, "train_ce", record->train_ce);
-    put_number(out, "train_top1", record->train_top1);
-    put_number(out, "teacher_top1", record->teacher_top1);
-    put_number(out, "agreement", record->agreement);
+    text_json_number(out, "lr", record->lr);
+    text_json_number(out, "train_loss", record->train_loss);
+    text_json_number(out, "train_ce", record->train_ce);
+    text_json_number(out, "train_top1", record->train_top1);
+    text_json_number(out, "teacher_top1", record->teacher_top1);
+    text_json_number(out, "agreement", record->agreement);
     put_array(out, "terms", record->terms, record->n_terms);
     if (record->eval_top1 >= 0.0) {
-        put_number(out, "eval_top1", record->eval_top1);
-        put_number(out, "eval_top5", record->eval_top5);
-        put_number(out, "eval_loss", record->eval_loss);
+        text_json_number(out, "eval_top1", record->eval_top1);
+        text_json_number(out, "eval_top5", record->eval_top5);
+        text_json_number(out, "eval_loss", record->eval_loss);
         text_add(out, ",\"eval_count\":%ld", record->eval_count);
     }
-    put_number(out, "images_per_s", record->images_per_s);
-    put_number(out, "seconds", record->seconds);
-    put_number(out, "data_share", record->data_share);
+    text_json_number(out, "images_per_s", record->images_per_s);
+    text_json_number(out, "seconds", record->seconds);
+    text_json_number(out, "data_share", record->data_share);
     if (record->loss_scale > 0.0) {
-        put_number(out, "loss_scale", record->loss_scale);
+        text_json_number(out, "loss_scale", record->loss_scale);
     }
     text_add(out, ",\"best\":%s}", record->best ? "true" : "false");
 }
@@ -449,19 +413,19 @@ Err *metrics_step(Metrics *metrics, long step, int epoch, double lr, const Meter
     Text line = {0};
     begin_event(&line, "step", step);
     text_add(&line, ",\"epoch\":%d,\"steps\":%ld", epoch, meter->steps);
-    put_number(&line, "lr", lr);
-    put_number(&line, "loss", sums[SUM_LOSS] / rows);
-    put_number(&line, "ce", sums[SUM_CE] / rows);
-    put_number(&line, "top1", 100.0 * sums[SUM_TOP1] / rows);
-    put_number(&line, "teacher_top1", 100.0 * sums[SUM_TTOP1] / rows);
-    put_number(&line, "agreement", 100.0 * sums[SUM_AGREE] / rows);
+    text_json_number(&line, "lr", lr);
+    text_json_number(&line, "loss", sums[SUM_LOSS] / rows);
+    text_json_number(&line, "ce", sums[SUM_CE] / rows);
+    text_json_number(&line, "top1", 100.0 * sums[SUM_TOP1] / rows);
+    text_json_number(&line, "teacher_top1", 100.0 * sums[SUM_TTOP1] / rows);
+    text_json_number(&line, "agreement", 100.0 * sums[SUM_AGREE] / rows);
     put_array(&line, "terms", terms, n_terms);
-    put_number(&line, "nonfinite", sums[SUM_NONFINITE]);
-    put_number(&line, "images_per_s", meter->seconds > 0.0 ? rows / meter->seconds : 0.0);
-    put_number(&line, "data_share",
-               meter->seconds > 0.0 ? meter->data_wait_s / meter->seconds : 0.0);
+    text_json_number(&line, "nonfinite", sums[SUM_NONFINITE]);
+    text_json_number(&line, "images_per_s", meter->seconds > 0.0 ? rows / meter->seconds : 0.0);
+    text_json_number(&line, "data_share",
+                     meter->seconds > 0.0 ? meter->data_wait_s / meter->seconds : 0.0);
     if (meter->loss_scale > 0.0) {
-        put_number(&line, "loss_scale", meter->loss_scale);
+        text_json_number(&line, "loss_scale", meter->loss_scale);
     }
     text_add(&line, "}");
     Err *err = append(metrics->jsonl, line.text);

@@ -2,6 +2,8 @@
  * of one key are in its row. */
 #include "train/settings.h"
 
+#include "base/duration.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +16,10 @@ static const ConfigKey schema[] = {
      "seed of initialisation, order and augmentation"},
     {"run", "deterministic", CONFIG_BOOL, "true", NONE, NULL,
      "same bits at the same number of threads"},
+    {"run", "project", CONFIG_STRING, "", NONE, NULL,
+     "folder of related runs: runs/PROJECT/NAME-sSEED where run.out is empty"},
+    {"run", "tags", CONFIG_STRING, "", NONE, NULL, "words for the manifest, with commas"},
+    {"run", "notes", CONFIG_STRING, "", NONE, NULL, "a sentence for the manifest and the report"},
 
     {"data", "kind", CONFIG_ENUM, "synthetic", NONE, "synthetic|cifar10|cifar100|shape",
      "which data set; shape: a size without images, for --dry-run"},
@@ -117,6 +123,12 @@ static const ConfigKey schema[] = {
     {"train", "max_nonfinite", CONFIG_INT, "10", 1, 1e9, NULL,
      "skipped updates in a row that end the run (79); with a dynamic loss scale: at its lowest"},
 
+    {"train", "skip_zscore", CONFIG_FLOAT, "0", 0, 1000, NULL,
+     "skip an update whose gradient norm is so many standard deviations above its recent mean; 0 = "
+     "never"},
+    {"train", "time_limit", CONFIG_STRING, "", NONE, NULL,
+     "as 90s, 12h or 23h50m: then a checkpoint and exit 75; empty: none"},
+
     {"eval", "batch", CONFIG_INT, "256", 1, 1048576, NULL, "images of an evaluation step"},
     {"eval", "every", CONFIG_INT, "1", 1, 1000000, NULL,
      "epochs between evaluations; the last one always"},
@@ -133,6 +145,16 @@ static const ConfigKey schema[] = {
      "failed saves in a row that end the run (74)"},
 
     {"log", "every_s", CONFIG_FLOAT, "10", 0, 1e9, NULL, "seconds between progress lines"},
+    {"log", "tensorboard", CONFIG_BOOL, "true", NONE, NULL, "event files in the folder tb"},
+    {"log", "images", CONFIG_BOOL, "true", NONE, NULL,
+     "a grid of augmented training pictures with the teacher's opinion"},
+    {"log", "histograms", CONFIG_BOOL, "true", NONE, NULL,
+     "the student's weights to TensorBoard, every epoch"},
+    {"log", "prometheus", CONFIG_BOOL, "true", NONE, NULL, "status.prom for a text-file collector"},
+    {"log", "predictions", CONFIG_BOOL, "true", NONE, NULL,
+     "logits of the test set, for the report"},
+
+    {"report", "auto", CONFIG_BOOL, "true", NONE, NULL, "report.html at the end of the run"},
 };
 #undef NONE
 
@@ -301,6 +323,13 @@ static void read_training(const Config *config, Settings *s)
     s->keep_last = (int)config_int(config, "checkpoint", "keep_last");
     s->max_save_failures = (int)config_int(config, "checkpoint", "max_failures");
     s->log_every_s = config_float(config, "log", "every_s");
+    s->skip_zscore = config_float(config, "train", "skip_zscore");
+    s->log_tensorboard = config_bool(config, "log", "tensorboard");
+    s->log_images = config_bool(config, "log", "images");
+    s->log_histograms = config_bool(config, "log", "histograms");
+    s->log_prometheus = config_bool(config, "log", "prometheus");
+    s->log_predictions = config_bool(config, "log", "predictions");
+    s->report_auto = config_bool(config, "report", "auto");
 }
 
 /* "dynamic" (0) or a number of at least 1. */
@@ -335,6 +364,18 @@ static char *memo_dir_of(const Config *config, const char *out)
         length--;
     }
     return xformat("%.*smemo", (int)length, out);
+}
+
+/* Seconds of "90s", "15m", "23h50m", "1d". */
+static Err *read_time_limit(const Config *config, Settings *s)
+{
+    const char *text = config_str(config, "train", "time_limit");
+    s->time_limit_s = 0.0;
+    if (text[0] && !duration_parse(text, &s->time_limit_s)) {
+        return err_new(EXIT_CONFIG_ERR, "%s: train.time_limit = %s: use 90s, 15m, 12h or 23h50m",
+                       config_origin(config, "train", "time_limit"), text);
+    }
+    return NULL;
 }
 
 static Err *check_together(const Config *config, const Settings *s)
@@ -372,15 +413,22 @@ Err *settings_load(const char *path, const char *const *overrides, size_t n_over
     out->seed = (uint64_t)config_int(config, "run", "seed");
     out->deterministic = config_bool(config, "run", "deterministic");
     out->name = config_str(config, "run", "name");
+    out->project = config_str(config, "run", "project");
+    out->tags = config_str(config, "run", "tags");
+    out->notes = config_str(config, "run", "notes");
     out->out = config_has(config, "run", "out")
                    ? xstrdup(config_str(config, "run", "out"))
-                   : xformat("runs/%s-s%llu", out->name, (unsigned long long)out->seed);
+                   : xformat("runs/%s%s%s-s%llu", out->project, out->project[0] ? "/" : "",
+                             out->name, (unsigned long long)out->seed);
     out->memo_dir = memo_dir_of(config, out->out);
     read_training(config, out);
     read_objective(config, &out->objective);
     Err *err = read_networks(config, out);
     if (!err) {
         err = read_loss_scale(config, out);
+    }
+    if (!err) {
+        err = read_time_limit(config, out);
     }
     if (!err) {
         err = read_schedule(config, &out->schedule);

@@ -7,6 +7,11 @@ typedef enum { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG } LogLevel;
 void log_set_level(LogLevel level);
 LogLevel log_level(void);
 void log_line(LogLevel level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Lines go to `sink` in place of stderr: without level prefix and newline, already chosen by the level. NULL: stderr again.
+ * The sink may be called from any thread, one call at a time. log_emit writes a line as without a sink. */
+typedef void (*LogSink)(void *context, LogLevel level, const char *text);
+void log_set_sink(LogSink sink, void *context);
+void log_emit(LogLevel level, const char *text);
 #define log_error(...) log_line(LOG_ERROR, __VA_ARGS__)
 #define log_warn(...) log_line(LOG_WARN, __VA_ARGS__)
 #define log_info(...) log_line(LOG_INFO, __VA_ARGS__)

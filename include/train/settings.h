@@ -19,7 +19,7 @@ typedef enum { RESUME_AUTO, RESUME_MUST, RESUME_NEVER } Resume;
 
 typedef struct {
     /* [run] */
-    const char *name, *out;
+    const char *name, *out, *project, *tags, *notes;
     uint64_t seed;
     bool deterministic;
     /* [data] */
@@ -56,6 +56,8 @@ typedef struct {
     Switch capture;
     long max_steps; /* 0 = as many as the epochs have */
     int max_nonfinite;
+    double skip_zscore;  /* 0 = never */
+    double time_limit_s; /* of the process; 0 = none */
     /* [eval] */
     int eval_batch, eval_every; /* every n epochs; the last epoch always */
     /* [dist] */
@@ -67,6 +69,9 @@ typedef struct {
     int max_save_failures;
     /* [log] */
     double log_every_s;
+    bool log_tensorboard, log_images, log_histograms, log_prometheus, log_predictions;
+    /* [report] */
+    bool report_auto;
 
     Config *config; /* owner of the strings */
 } Settings;
