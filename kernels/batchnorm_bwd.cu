@@ -60,6 +60,22 @@ DEVICE void apply_mask(const MaskChunk<T, kind> &mask, const float (&x)[CHUNK],
     }
 }
 
+/* launch(mask) with the kind as a compile-time constant, mask.VALUE. */
+template <typename Launch> static KernelStatus for_mask(BnMask kind, Launch launch)
+{
+    switch (kind) {
+    case BN_MASK_NONE:
+        return launch(Number<BN_MASK_NONE>());
+    case BN_MASK_OUTPUT:
+        return launch(Number<BN_MASK_OUTPUT>());
+    case BN_MASK_BITS:
+        return launch(Number<BN_MASK_BITS>());
+    case BN_MASK_REMAKE:
+        return launch(Number<BN_MASK_REMAKE>());
+    }
+    return KERNEL_BAD_ARGUMENT;
+}
+
 /* ---- Reduce ---- */
 template <typename T> struct ReduceArgs {
     const T *dy, *dy2, *x; /* dy2 NULL = none */
@@ -154,25 +170,12 @@ template <typename T, int packed>
 static KernelStatus launch_reduce(KernelStream stream, const SumShape &sum, BnMask kind,
                                   const ReduceArgs<T> &args, float *partials)
 {
-    auto bn_reduce = bn_reduce_kernel<T, packed, BN_MASK_NONE>;
-    switch (kind) {
-    case BN_MASK_NONE:
-        break;
-    case BN_MASK_OUTPUT:
-        bn_reduce = bn_reduce_kernel<T, packed, BN_MASK_OUTPUT>;
-        break;
-    case BN_MASK_BITS:
-        bn_reduce = bn_reduce_kernel<T, packed, BN_MASK_BITS>;
-        break;
-    case BN_MASK_REMAKE:
-        bn_reduce = bn_reduce_kernel<T, packed, BN_MASK_REMAKE>;
-        break;
-    default:
-        return KERNEL_BAD_ARGUMENT;
-    }
-    LAUNCH(bn_reduce, column_grid(sum_split(sum.columns).blocks, sum.columns), dim3(BLOCK_THREADS),
-           0, stream, sum, args, partials);
-    return kernel_status();
+    return for_mask(kind, [&](auto mask) {
+        auto bn_reduce = bn_reduce_kernel<T, packed, mask.VALUE>;
+        LAUNCH(bn_reduce, column_grid(sum_split(sum.columns).blocks, sum.columns),
+               dim3(BLOCK_THREADS), 0, stream, sum, args, partials);
+        return kernel_status();
+    });
 }
 
 extern "C" KernelStatus kernel_bn_reduce(KernelStream stream, BnShape shape, const void *dy,
@@ -313,25 +316,12 @@ template <typename T, int packed>
 static KernelStatus launch_dx(KernelStream stream, const PassShape &pass, BnMask kind,
                               const DxArgs<T> &args)
 {
-    auto bn_dx = bn_dx_kernel<T, packed, BN_MASK_NONE>;
-    switch (kind) {
-    case BN_MASK_NONE:
-        break;
-    case BN_MASK_OUTPUT:
-        bn_dx = bn_dx_kernel<T, packed, BN_MASK_OUTPUT>;
-        break;
-    case BN_MASK_BITS:
-        bn_dx = bn_dx_kernel<T, packed, BN_MASK_BITS>;
-        break;
-    case BN_MASK_REMAKE:
-        bn_dx = bn_dx_kernel<T, packed, BN_MASK_REMAKE>;
-        break;
-    default:
-        return KERNEL_BAD_ARGUMENT;
-    }
-    LAUNCH(bn_dx, pass_grid(pass.columns, unroll_of<T>(BACKWARD_UNROLL)), dim3(BLOCK_THREADS), 0,
-           stream, pass, args);
-    return kernel_status();
+    return for_mask(kind, [&](auto mask) {
+        auto bn_dx = bn_dx_kernel<T, packed, mask.VALUE>;
+        LAUNCH(bn_dx, pass_grid(pass.columns, unroll_of<T>(BACKWARD_UNROLL)), dim3(BLOCK_THREADS),
+               0, stream, pass, args);
+        return kernel_status();
+    });
 }
 
 extern "C" KernelStatus kernel_bn_dx(KernelStream stream, BnShape shape, const void *dz,

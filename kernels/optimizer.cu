@@ -23,7 +23,8 @@ enum {
     HYPER_WEIGHT_DECAY,
     HYPER_GRAD_SCALE,
     HYPER_CLIP_NORM,
-    HYPER_FIRST
+    HYPER_FIRST,
+    HYPER_SKIP_NORM
 };
 
 static const float LARGEST_SCALE = 16777216.0f; /* 2^24 */
@@ -142,19 +143,35 @@ typedef struct {
     bool nesterov, first, skip;
 } SgdStep;
 
-/* GRAD_SCALE, loss scale and clipping in one factor. */
+/* GRAD_SCALE and loss scale in one factor. */
+DEVICE double unclipped_factor(const SgdLaunch &a)
+{
+    const double factor = (double)load_cached(a.hyper + HYPER_GRAD_SCALE);
+    return a.loss_scale ? factor / (double)load_cached(a.loss_scale) : factor;
+}
+
+/* Clipping too. */
 DEVICE float gradient_factor(const SgdLaunch &a)
 {
-    double factor = (double)load_cached(a.hyper + HYPER_GRAD_SCALE);
-    if (a.loss_scale) {
-        factor /= (double)load_cached(a.loss_scale);
-    }
+    double factor = unclipped_factor(a);
     const float clip = load_cached(a.hyper + HYPER_CLIP_NORM);
     if (a.stats && clip > 0.0f) {
         const double norm = factor * sqrt((double)load_cached(a.stats));
         factor *= fmin(1.0, (double)clip / (norm + 1e-6));
     }
     return (float)factor;
+}
+
+/* The gradient is not finite, or longer than is allowed. */
+DEVICE bool must_skip(const SgdLaunch &a)
+{
+    if (!a.stats) {
+        return false;
+    }
+    const float longest = load_cached(a.hyper + HYPER_SKIP_NORM);
+    return load_cached(a.stats + 1) > 0.0f ||
+           (longest > 0.0f &&
+            unclipped_factor(a) * sqrt((double)load_cached(a.stats)) > (double)longest);
 }
 
 DEVICE SgdStep load_step(const SgdLaunch &a)
@@ -166,7 +183,7 @@ DEVICE SgdStep load_step(const SgdLaunch &a)
     step.weight_decay = load_cached(a.hyper + HYPER_WEIGHT_DECAY);
     step.nesterov = load_cached(a.hyper + HYPER_NESTEROV) != 0.0f;
     step.first = load_cached(a.hyper + HYPER_FIRST) != 0.0f;
-    step.skip = a.stats && load_cached(a.stats + 1) > 0.0f;
+    step.skip = must_skip(a);
     step.factor = 0.0f; /* thread 0 computes it for the block */
     return step;
 }

@@ -4,7 +4,6 @@
 #include "backend/cpu_distill_vec.h"
 #include "backend/distill_rows.h"
 #include "base/err.h"
-#include "distill_problem.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +12,7 @@
 #include <stdarg.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include "distill_check.h"
 // clang-format on
 
 enum { CPU_THREADS = 2 };
@@ -22,128 +22,28 @@ enum { ISA_COUNT = 3 };
 
 /* ---- cpu against ref ---- */
 
-/* Bound of the fp32 form. An exponential is off by (1.5 + 1.5 |argument|) eps, four times the first
- * part where it is a power of another; a sum of C of them by at most sqrt(C / lanes) eps more
- * (random walk within blocks; lanes >= 4). `reach` bounds the arguments, `size` the sum of |weight
- * * coefficient| of the terms. Probabilities carry this relative error, logarithms this absolute
- * one besides that of their argument. */
-typedef struct {
-    double delta; /* relative error of a probability */
-    double reach; /* largest |x - x0| / T */
-    double gain; /* sum over terms of |a| factor (|form coefficients|) max(1, 1/T_eff) + |b| mass */
-    double value; /* the same without 1/T */
-} Bound;
-
-static Bound bound_of(const Problem *p)
+/* Of the fp32 form. An exponential is off by (1.5 + 1.5 |argument|) eps, four times the first part where it is a power of
+ * another; a sum of C of them by at most sqrt(C / lanes) eps more (random walk within blocks; lanes >= 4). Probabilities
+ * carry this relative error, logarithms this absolute one besides that of their argument. */
+static Bound cpu_bound(const Problem *p)
 {
-    const DistillSpec *spec = &p->spec;
-    Bound b = {.reach = p->range, .gain = 0, .value = 0};
-    for (int k = 0; k < spec->n_terms; k++) {
-        const DistillTerm *term = &spec->terms[k];
-        const double t_low = fmin(least_value(p, &term->ts), least_value(p, &term->tt));
-        const double t_high = fmax(largest_value(p, &term->ts), largest_value(p, &term->tt));
-        const double factor = term->factor == FACTOR_TSTT ? t_high * t_high : 1;
-        const double forms = term->form == FORM_KL ? 1
-                             : term->form == FORM_DKD
-                                 ? fabs((double)term->alpha) + fabs((double)term->beta)
-                                 : 1 + fabs((double)term->gamma);
-        const double unit = term->zscore ? p->least_sd : 1;
-        const double size = largest_value(p, &term->weight) * fmax(factor, 1) * forms;
-        /* A z-score multiplies by x / sd once more. */
-        const double jacobian = term->zscore ? 1 + p->range / p->least_sd : 1;
-        b.reach = fmax(b.reach, p->range / (t_low * unit));
-        b.value += size;
-        b.gain += size * fmax(1, 1 / (t_low * unit)) * jacobian;
-    }
-    b.value += largest_value(p, &spec->ce_weight);
-    b.gain += largest_value(p, &spec->ce_weight);
-    const double eps = 0x1p-24;
-    b.delta = eps * (6 + 2 * b.reach + sqrt(fmin(p->c, 1024) / 4));
+    Bound b = bound_of(p);
+    b.delta = 0x1p-24 * (6 + 2 * b.reach + sqrt(fmin(p->c, 1024) / 4));
+    b.lse_error = b.ce_error = b.delta * (1 + b.reach);
     return b;
-}
-
-static double field_bound(const Problem *p, const Bound *b, int field)
-{
-    const double log_error = b->delta * (1 + b->reach);
-    switch (field) {
-    case ROW_SARG:
-    case ROW_TARG:
-    case ROW_SRANK:
-    case ROW_TRANK:
-        return 0;
-    case ROW_CE_S:
-    case ROW_CE_T:
-    case ROW_CE:
-        return log_error;
-    case ROW_PMAX:
-    case ROW_QMAX:
-    case ROW_COS:
-        return b->delta;
-    case ROW_ENERGY:
-        return (double)p->spec.energy_temperature * log_error;
-    case ROW_T0:
-        return 0x1p-24 * 100;
-    case ROW_A0:
-        return 0x1p-24 * 100 + b->delta * b->value;
-    default:
-        if (field >= ROW_DT) {
-            return 4 * b->value * b->delta * (1 + b->reach) * (1 + b->reach);
-        }
-        return b->value * log_error;
-    }
-}
-
-static double type_eps(DType type)
-{
-    return type == DT_BF16 ? 0x1p-8 : type == DT_F16 ? 0x1p-11 : type == DT_F32 ? 0x1p-24 : 0;
 }
 
 /* Largest share of the bound that the cpu form uses on this problem. */
 static double compare(Problem *p, DType dz_type, const char *isa, const char *what)
 {
-    const Bound b = bound_of(p);
+    const Bound b = cpu_bound(p);
     Result ref = result_new(p, DT_F64, DT_F64);
     Result cpu = result_new(p, dz_type, DT_F32);
     run_ref(p, &ref);
     run_cpu(p, &cpu, isa, CPU_THREADS);
-    double worst = 0;
-    for (size_t i = 0; i < (size_t)p->n * ROW_FIELDS; i++) {
-        const double want = ((double *)ref.rows)[i];
-        const double got = (double)((float *)cpu.rows)[i];
-        const double bound = field_bound(p, &b, (int)(i % ROW_FIELDS)) + 0x1p-24 * fabs(want);
-        const double error = fabs(got - want);
-        if (!(error <= bound)) {
-            fail_msg("%s, isa %s, C %d: row %zu field %zu: %.9g, definition %.9g, bound %.3g", what,
-                     isa, p->c, i / ROW_FIELDS, i % ROW_FIELDS, got, want, bound);
-        }
-        worst = fmax(worst, bound > 0 ? error / bound : 0);
-    }
-    for (size_t i = 0; i < SUM_FIELDS; i++) {
-        const double want = ((double *)ref.sums)[i];
-        const double got = (double)((float *)cpu.sums)[i];
-        const bool count = i == SUM_ROWS || (i >= SUM_TOP1 && i <= SUM_AGREE) || i == SUM_NONFINITE;
-        const double each =
-            (b.value + 1 + (double)p->spec.energy_temperature) * b.delta * (1 + b.reach);
-        const double bound =
-            count ? 0 : p->n * (each + 0x1p-23 * b.value * (1 + b.reach)) + 0x1p-23 * fabs(want);
-        if (!(fabs(got - want) <= bound)) {
-            fail_msg("%s, isa %s, C %d: sum %zu: %.9g, definition %.9g, bound %.3g", what, isa,
-                     p->c, i, got, want, bound);
-        }
-    }
-    for (size_t i = 0; i < (size_t)p->n * (size_t)p->c && !p->spec.statistics_only; i++) {
-        const double want = ((double *)ref.dz)[i];
-        const double got = dtype_load(dz_type, cpu.dz, i);
-        const double least = dz_type == DT_F16 ? 0x1p-25 : 0; /* half a subnormal */
-        const double bound =
-            p->scale * b.gain * b.delta + type_eps(dz_type) * (fabs(want) + 1e-30) * 1.01 + least;
-        const double error = fabs(got - want);
-        if (!(error <= bound)) {
-            fail_msg("%s, isa %s, C %d: dz row %zu class %zu: %.9g, definition %.9g, bound %.3g",
-                     what, isa, p->c, i / (size_t)p->c, i % (size_t)p->c, got, want, bound);
-        }
-        worst = fmax(worst, error / bound);
-    }
+    char place[96];
+    snprintf(place, sizeof place, "%s, isa %s", what, isa);
+    const double worst = results_within(p, &b, &ref, &cpu, place);
     result_free(&ref);
     result_free(&cpu);
     return worst;
@@ -344,104 +244,34 @@ static void test_extreme_logits_stay_finite(void **state)
     }
 }
 
+/* ---- Rows that are not finite: the definition, and every instruction set ---- */
+
+static Result run_form(const Problem *p, int form)
+{
+    Result r = result_new(p, DT_F32, DT_F32);
+    form == 0 ? run_ref(p, &r) : run_cpu(p, &r, isas[form - 1], 1);
+    return r;
+}
+
+static const char *form_name(int form)
+{
+    return form == 0 ? "ref" : isas[form - 1];
+}
+
+static const Forms forms = {.count = 1 + ISA_COUNT, .run = run_form, .name = form_name};
+
 static void test_nan_stays_in_its_row(void **state)
 {
     (void)state;
     for (int i = 0; i < spec_count(); i++) {
-        Problem p = problem_new(23, 5, DT_F32, i, 2.0);
-        p.rows_valid = p.n;
-        for (int form = 0; form < 2; form++) {
-            Result clean = result_new(&p, DT_F32, DT_F32);
-            form == 0 ? run_ref(&p, &clean) : run_cpu(&p, &clean, NULL, 1);
-            for (int where = 0; where < 3; where++) {
-                /* A non-target class, the target, and all of the row. */
-                float *x = p.no_student ? p.t : p.z;
-                float kept[23];
-                memcpy(kept, x + 2 * p.c, sizeof kept);
-                for (int k = 0; k < p.c; k++) {
-                    const bool hit =
-                        where == 2 || (k == (where == 0 ? (p.labels[2] + 1) % p.c : p.labels[2]));
-                    x[2 * p.c + k] = hit ? NAN : kept[k];
-                }
-                Result r = result_new(&p, DT_F32, DT_F32);
-                form == 0 ? run_ref(&p, &r) : run_cpu(&p, &r, NULL, 1);
-                memcpy(x + 2 * p.c, kept, sizeof kept);
-                if (((float *)r.sums)[SUM_NONFINITE] != 1) {
-                    fail_msg("%s (form %d, NaN %d): %g rows not finite", p.name, form, where,
-                             (double)((float *)r.sums)[SUM_NONFINITE]);
-                }
-                const int arg = p.no_student ? ROW_TARG : ROW_SARG;
-                assert_true(((float *)r.rows)[2 * ROW_FIELDS + arg] == -1);
-                for (int row = 0; row < p.n; row++) {
-                    if (row == 2) {
-                        continue;
-                    }
-                    assert_memory_equal((float *)r.rows + row * ROW_FIELDS,
-                                        (float *)clean.rows + row * ROW_FIELDS,
-                                        ROW_FIELDS * sizeof(float));
-                    assert_memory_equal((float *)r.dz + row * p.c, (float *)clean.dz + row * p.c,
-                                        (size_t)p.c * sizeof(float));
-                }
-                result_free(&r);
-            }
-            result_free(&clean);
-        }
-        problem_free(&p);
+        nan_stays_in_its_row(i, &forms);
     }
 }
 
-/* Of three classes every rank is below five: a row that is not finite must not count all the same,
- * for either network, and the rows beside it must. */
 static void test_bad_rows_are_not_right(void **state)
 {
     (void)state;
-    static const float bad[] = {NAN, INFINITY, -INFINITY};
-    enum { CLASSES = 3, ROWS = 4, BAD_ROW = 2 };
-    Problem p = problem_new(CLASSES, ROWS, DT_F32, SPEC_KD, 2.0);
-    p.rows_valid = ROWS;
-    for (int row = 0; row < ROWS; row++) {
-        p.labels[row] = row % CLASSES;
-        for (int k = 0; k < CLASSES; k++) {
-            const float x = k == p.labels[row] ? 2.0f : 0.5f * (float)k;
-            ((float *)p.z)[row * CLASSES + k] = x;
-            ((float *)p.t)[row * CLASSES + k] = x;
-        }
-    }
-    for (int i = 0; i < 2 * 3 * 3; i++) {
-        const int value = i % 3;
-        const int where = i / 3 % 3; /* the label, one other class (-inf there is no fault), all */
-        const bool teacher = i / 9 == 1;
-        float *x = (float *)(teacher ? p.t : p.z) + BAD_ROW * CLASSES;
-        float kept[CLASSES];
-        memcpy(kept, x, sizeof kept);
-        for (int k = 0; k < CLASSES; k++) {
-            const bool hit_here = k == (p.labels[BAD_ROW] + where) % CLASSES;
-            x[k] = where == 2 || hit_here ? bad[value] : x[k];
-        }
-        const bool sound = value == 2 && where == 1;
-        for (int form = 0; form <= ISA_COUNT; form++) {
-            Result r = result_new(&p, DT_F32, DT_F32);
-            form == 0 ? run_ref(&p, &r) : run_cpu(&p, &r, isas[form - 1], 1);
-            const float *sums = r.sums;
-            const float hit = sound ? ROWS : ROWS - 1;
-            const float other = ROWS;
-            if (sums[SUM_TOP1] != (teacher ? other : hit) ||
-                sums[SUM_TOP5] != (teacher ? other : hit) ||
-                sums[SUM_TTOP1] != (teacher ? hit : other) ||
-                sums[SUM_TTOP5] != (teacher ? hit : other) || sums[SUM_AGREE] != hit ||
-                (value < 2 && sums[SUM_NONFINITE] != 1)) {
-                fail_msg("%g at %d of the %s, form %d: top1 %g, top5 %g, teacher %g, %g, agree %g, "
-                         "not finite %g",
-                         (double)bad[value], where, teacher ? "teacher" : "student", form,
-                         (double)sums[SUM_TOP1], (double)sums[SUM_TOP5], (double)sums[SUM_TTOP1],
-                         (double)sums[SUM_TTOP5], (double)sums[SUM_AGREE],
-                         (double)sums[SUM_NONFINITE]);
-            }
-            result_free(&r);
-        }
-        memcpy(x, kept, sizeof kept);
-    }
-    problem_free(&p);
+    bad_rows_are_not_right(&forms, EDIT_NONE);
 }
 
 int main(void)

@@ -3,7 +3,7 @@
 #ifndef CUDISTILL_TESTS_KERNELS_DISTILL_RIG_H
 #define CUDISTILL_TESTS_KERNELS_DISTILL_RIG_H
 
-#include "../distill_problem.h"
+#include "../distill_check.h"
 #include "kernels/distill.h"
 
 #include <cuda_runtime_api.h>
@@ -215,88 +215,22 @@ static inline KernelStatus run_kernel(const Problem *p, const Layout *layout, Di
 /* Of the fp32 forms. An exponential's argument has 4 roundings (distance, scale and its division, product) of relative
  * 2^-24, exp2 adds 2^-22, and a fourth power multiplies the latter by 4: 16 eps + 4 eps |argument|. A sum of C of them
  * adds at most sqrt(C / 32) eps (random walk within a thread) and the tree 10 eps. The row's own arithmetic
- * (soft_make) adds 8 eps and as much of every logarithm. */
-typedef struct {
-    double delta; /* relative error of a probability */
-    double reach; /* largest |x - x0| / T */
-    double gain; /* sum over terms of |a| factor (|form coefficients|) max(1, 1/T_eff) + |b| mass */
-    double value; /* the same without 1/T */
-} Bound;
-
-static inline double type_eps(DType type)
+ * (soft_make) adds 8 eps and as much of every logarithm. A log-sum-exp: the relative error of its sum, and 2 eps of its
+ * own size, which is below reach + log C. */
+static inline Bound kernel_bound(const Problem *p)
 {
-    return type == DT_BF16 ? 0x1p-8 : type == DT_F16 ? 0x1p-11 : type == DT_F32 ? 0x1p-24 : 0;
-}
-
-static inline Bound bound_of(const Problem *p)
-{
-    const DistillSpec *spec = &p->spec;
-    Bound b = {.reach = p->range, .gain = 0, .value = 0};
-    for (int k = 0; k < spec->n_terms; k++) {
-        const DistillTerm *term = &spec->terms[k];
-        const double t_low = fmin(least_value(p, &term->ts), least_value(p, &term->tt));
-        const double t_high = fmax(largest_value(p, &term->ts), largest_value(p, &term->tt));
-        const double factor = term->factor == FACTOR_TSTT ? t_high * t_high : 1;
-        const double forms = term->form == FORM_KL ? 1
-                             : term->form == FORM_DKD
-                                 ? fabs((double)term->alpha) + fabs((double)term->beta)
-                                 : 1 + fabs((double)term->gamma);
-        const double unit = term->zscore ? p->least_sd : 1;
-        const double size = largest_value(p, &term->weight) * fmax(factor, 1) * forms;
-        /* A z-score multiplies by x / sd once more. */
-        const double jacobian = term->zscore ? 1 + p->range / p->least_sd : 1;
-        b.reach = fmax(b.reach, p->range / (t_low * unit));
-        b.value += size;
-        b.gain += size * fmax(1, 1 / (t_low * unit)) * jacobian;
-    }
-    b.value += largest_value(p, &spec->ce_weight);
-    b.gain += largest_value(p, &spec->ce_weight);
+    Bound b = bound_of(p);
     b.delta = 0x1p-24 * (34 + 4 * b.reach + sqrt(fmin(p->c, 1024) / 32.0));
+    b.lse_error = b.delta + 0x1p-23 * (b.reach + log(p->c));
+    b.ce_error = 2 * b.lse_error;
     return b;
-}
-
-static inline double field_bound(const Problem *p, const Bound *b, int field)
-{
-    /* A log-sum-exp: the relative error of its sum, and 2 eps of its own size, which is below reach + log C. */
-    const double lse_error = b->delta + 0x1p-23 * (b->reach + log(p->c));
-    switch (field) {
-    case ROW_SARG:
-    case ROW_TARG:
-    case ROW_SRANK:
-    case ROW_TRANK:
-        return 0;
-    case ROW_CE_S:
-    case ROW_CE_T:
-    case ROW_CE:
-        return 2 * lse_error;
-    case ROW_PMAX:
-    case ROW_QMAX:
-    case ROW_COS:
-        return b->delta;
-    case ROW_ENERGY:
-        return (double)p->spec.energy_temperature * lse_error;
-    case ROW_T0:
-        return 0x1p-24 * 100;
-    case ROW_A0:
-        return 0x1p-24 * 100 + b->delta * b->value;
-    default:
-        if (field >= ROW_DT) {
-            return 4 * b->value * b->delta * (1 + b->reach) * (1 + b->reach);
-        }
-        return b->value * b->delta * (1 + b->reach);
-    }
-}
-
-static inline bool is_count(int field)
-{
-    return field == SUM_ROWS || (field >= SUM_TOP1 && field <= SUM_AGREE) || field == SUM_NONFINITE;
 }
 
 /* Largest share of its bound that the kernel uses on this problem, against the definition in double; fails the test with
  * the place where it uses more. */
 static inline double compare_with_ref(const Problem *p, const Layout *layout, DistillForm form)
 {
-    const Bound b = bound_of(p);
+    const Bound b = kernel_bound(p);
     Result ref = result_new(p, DT_F64, DT_F64);
     Result got = result_new(p, layout->dz_type, DT_F32);
     for (size_t i = 0; i < (size_t)p->n * (size_t)p->c && layout->add; i++) {
@@ -311,46 +245,9 @@ static inline double compare_with_ref(const Problem *p, const Layout *layout, Di
     if (status != 0) {
         fail_msg("%s, form %s, C %d: status %d", p->name, form_names[form], p->c, status);
     }
-    double worst = 0;
-    for (size_t i = 0; i < (size_t)p->n * ROW_FIELDS; i++) {
-        const double want = ((double *)ref.rows)[i];
-        const double have = (double)((float *)got.rows)[i];
-        const double bound = field_bound(p, &b, (int)(i % ROW_FIELDS)) + 0x1p-24 * fabs(want);
-        const double error = fabs(have - want);
-        if (!(error <= bound)) {
-            fail_msg("%s, form %s, C %d: row %zu field %zu: %.9g, definition %.9g, bound %.3g",
-                     p->name, form_names[form], p->c, i / ROW_FIELDS, i % ROW_FIELDS, have, want,
-                     bound);
-        }
-        worst = fmax(worst, bound > 0 ? error / bound : 0);
-    }
-    for (int i = 0; i < SUM_FIELDS; i++) {
-        const double want = ((double *)ref.sums)[i];
-        const double have = (double)((float *)got.sums)[i];
-        const double each =
-            (b.value + 1 + (double)p->spec.energy_temperature) * b.delta * (1 + b.reach);
-        const double bound =
-            is_count(i) ? 0
-                        : p->n * (each + 0x1p-23 * b.value * (1 + b.reach)) + 0x1p-23 * fabs(want);
-        if (!(fabs(have - want) <= bound)) {
-            fail_msg("%s, form %s, C %d: sum %d: %.9g, definition %.9g, bound %.3g", p->name,
-                     form_names[form], p->c, i, have, want, bound);
-        }
-    }
-    for (size_t i = 0; i < (size_t)p->n * (size_t)p->c && !p->spec.statistics_only; i++) {
-        const double want = ((double *)ref.dz)[i];
-        const double have = dtype_load(layout->dz_type, got.dz, i);
-        const double least = layout->dz_type == DT_F16 ? 0x1p-25 : 0; /* half a subnormal */
-        const double bound = p->scale * b.gain * b.delta +
-                             type_eps(layout->dz_type) * (fabs(want) + 1e-30) * 1.01 + least;
-        const double error = fabs(have - want);
-        if (!(error <= bound)) {
-            fail_msg("%s, form %s, C %d: dz row %zu class %zu: %.9g, definition %.9g, bound %.3g",
-                     p->name, form_names[form], p->c, i / (size_t)p->c, i % (size_t)p->c, have,
-                     want, bound);
-        }
-        worst = fmax(worst, error / bound);
-    }
+    char what[96];
+    snprintf(what, sizeof what, "%s, form %s", p->name, form_names[form]);
+    const double worst = results_within(p, &b, &ref, &got, what);
     result_free(&ref);
     result_free(&got);
     return worst;

@@ -175,103 +175,31 @@ static void test_extreme_logits_stay_finite(void **state)
     }
 }
 
-/* A NaN makes its row's loss NaN, and leaves every other row's bits alone. */
+static Result run_form(const Problem *p, int form)
+{
+    return run(p, forms[form]);
+}
+
+static const char *form_name(int form)
+{
+    return form_names[forms[form]];
+}
+
+static const Forms all_forms = {.count = FORMS, .run = run_form, .name = form_name};
+
 static void test_nan_stays_in_its_row(void **state)
 {
     (void)state;
-    enum { CLASSES = 23, BAD_ROW = 2 };
     for (int i = 0; i < spec_count(); i++) {
-        Problem p = problem_new(CLASSES, 5, DT_F32, i, 2.0);
-        p.rows_valid = p.n;
-        for (int at = 0; at < FORMS * 3; at++) {
-            const DistillForm form = forms[at / 3];
-            Result clean = run(&p, form);
-            float *x = p.no_student ? p.t : p.z;
-            float kept[CLASSES];
-            memcpy(kept, x + BAD_ROW * CLASSES, sizeof kept);
-            for (int k = 0; k < CLASSES; k++) {
-                /* A non-target class, the target, and all of the row. */
-                const int label = p.labels[BAD_ROW];
-                const int where = at % 3;
-                const bool hit = where == 2 || k == (label + (where == 0)) % CLASSES;
-                x[BAD_ROW * CLASSES + k] = hit ? NAN : kept[k];
-            }
-            Result r = run(&p, form);
-            memcpy(x + BAD_ROW * CLASSES, kept, sizeof kept);
-            if (((float *)r.sums)[SUM_NONFINITE] != 1) {
-                fail_msg("%s, form %s, NaN %d: %g rows not finite", p.name, form_names[form],
-                         at % 3, (double)((float *)r.sums)[SUM_NONFINITE]);
-            }
-            const int arg = p.no_student ? ROW_TARG : ROW_SARG;
-            assert_true(((float *)r.rows)[BAD_ROW * ROW_FIELDS + arg] == -1);
-            for (int row = 0; row < p.n; row++) {
-                if (row != BAD_ROW) {
-                    assert_memory_equal((float *)r.rows + row * ROW_FIELDS,
-                                        (float *)clean.rows + row * ROW_FIELDS,
-                                        ROW_FIELDS * sizeof(float));
-                    assert_memory_equal((float *)r.dz + row * CLASSES,
-                                        (float *)clean.dz + row * CLASSES, CLASSES * sizeof(float));
-                }
-            }
-            result_free(&r);
-            result_free(&clean);
-        }
-        problem_free(&p);
+        nan_stays_in_its_row(i, &all_forms);
     }
 }
 
-/* Of three classes every rank is below five: a row that is not finite must not count all the same, for either network,
- * and the rows beside it must. -inf on another class is no fault. */
 static void test_bad_rows_are_not_right(void **state)
 {
     (void)state;
-    static const float bad[] = {NAN, INFINITY, -INFINITY};
-    enum { CLASSES = 3, ROWS = 4, BAD_ROW = 2 };
-    Problem p = problem_new(CLASSES, ROWS, DT_F32, SPEC_KD, 2.0);
-    p.rows_valid = ROWS;
-    for (int row = 0; row < ROWS; row++) {
-        p.labels[row] = row % CLASSES;
-        for (int k = 0; k < CLASSES; k++) {
-            const float x = k == p.labels[row] ? 2.0f : 0.5f * (float)k;
-            ((float *)p.z)[row * CLASSES + k] = x;
-            ((float *)p.t)[row * CLASSES + k] = x;
-        }
-    }
-    for (int i = 0; i < 2 * 2 * 3 * 3; i++) {
-        const int value = i % 3;
-        const int where = i / 3 % 3; /* the label, one other class, all */
-        const bool teacher = i / 9 % 2 == 1;
-        p.spec.terms[0].edit = i / 18 == 1 ? EDIT_SWAP : EDIT_NONE; /* the general kernels */
-        float *x = (float *)(teacher ? p.t : p.z) + BAD_ROW * CLASSES;
-        float kept[CLASSES];
-        memcpy(kept, x, sizeof kept);
-        for (int k = 0; k < CLASSES; k++) {
-            const bool hit_here = k == (p.labels[BAD_ROW] + where) % CLASSES;
-            x[k] = where == 2 || hit_here ? bad[value] : x[k];
-        }
-        const bool sound = value == 2 && where == 1;
-        for (int form = 0; form < FORMS; form++) {
-            Result r = run(&p, forms[form]);
-            const float *sums = r.sums;
-            const float hit = sound ? ROWS : ROWS - 1;
-            const float other = ROWS;
-            if (sums[SUM_TOP1] != (teacher ? other : hit) ||
-                sums[SUM_TOP5] != (teacher ? other : hit) ||
-                sums[SUM_TTOP1] != (teacher ? hit : other) ||
-                sums[SUM_TTOP5] != (teacher ? hit : other) || sums[SUM_AGREE] != hit ||
-                (value < 2 && sums[SUM_NONFINITE] != 1)) {
-                fail_msg("%g at %d of the %s, form %s: top1 %g, top5 %g, teacher %g, %g, agree %g, "
-                         "not finite %g",
-                         (double)bad[value], where, teacher ? "teacher" : "student",
-                         form_names[forms[form]], (double)sums[SUM_TOP1], (double)sums[SUM_TOP5],
-                         (double)sums[SUM_TTOP1], (double)sums[SUM_TTOP5], (double)sums[SUM_AGREE],
-                         (double)sums[SUM_NONFINITE]);
-            }
-            result_free(&r);
-        }
-        memcpy(x, kept, sizeof kept);
-    }
-    problem_free(&p);
+    bad_rows_are_not_right(&all_forms, EDIT_NONE);
+    bad_rows_are_not_right(&all_forms, EDIT_SWAP); /* the general kernels */
 }
 
 /* A class that the teacher rules out (-inf) has no share in the divergence; one that only the student rules out makes it

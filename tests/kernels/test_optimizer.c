@@ -116,7 +116,11 @@ static double gradient_factor(const SgdCase *c)
 
 static void check_update(const SgdCase *c, const float *w, const float *m)
 {
-    const bool skip = c->has_stats && c->stats[1] > 0.0f;
+    const double unclipped =
+        (double)c->hyper[HYPER_GRAD_SCALE] / (c->has_scale ? (double)c->loss_scale[0] : 1.0);
+    const double longest = (double)c->hyper[HYPER_SKIP_NORM];
+    const bool too_long = longest > 0.0 && unclipped * sqrt((double)c->stats[0]) > longest;
+    const bool skip = c->has_stats && (c->stats[1] > 0.0f || too_long);
     const double factor = gradient_factor(c);
     const double momentum = (double)c->hyper[HYPER_MOMENTUM];
     const double lr = (double)c->hyper[HYPER_LR];
@@ -205,6 +209,7 @@ static void fill_hyper(SgdCase *c, unsigned bits)
     c->hyper[HYPER_GRAD_SCALE] = 0.5f;
     c->hyper[HYPER_CLIP_NORM] = bits & 16 ? 2.0f : 0.0f;
     c->hyper[HYPER_FIRST] = bits & 32 ? 1.0f : 0.0f;
+    c->hyper[HYPER_SKIP_NORM] = bits % 9 == 4 ? 0.06f : 0.0f; /* 50 or 0.05, by 1024 where scaled */
     c->has_stats = bits % 3 != 0;
     c->stats[0] = bits & 64 ? 1e4f : 1e-2f;
     c->stats[1] = bits % 7 == 5 ? 2.0f : 0.0f;
