@@ -67,6 +67,7 @@ MORE_TESTS :=
 MORE_CHECKS :=
 include kernels/cuda.mk
 include host/bundle.mk
+include host/install.mk
 CHECK_SCRIPTS := $(sort $(wildcard tests/check_*.sh))
 BENCHES := $(call programs_of,bench/bench_*.c)
 C_FILES := $(sort $(shell find host include tests bench kernels -name '*.c' -o -name '*.h' -o -name '*.cuh' \

@@ -1,17 +1,19 @@
 # `make bundle`: a folder that runs on another machine of the same kind of processor without any packages: program, shared
 # objects, the libraries that they need except those of the C library, of CUDA, of the driver and of MPI, and the checks and
 # benchmarks for a GPU. A second copy is packed beside it.
-BUNDLE := $(VARIANT)/bundle/cudistill
+BUNDLE = $(VARIANT)/bundle/cudistill
+# 0: the folder alone.
+BUNDLE_PACK = 1
 # DT_RPATH, not DT_RUNPATH: it must hold for the libraries of libraries too.
 BUNDLE_LINK = $(CXX) $(LDFLAGS) -Wl,--disable-new-dtags '-Wl,-rpath,$$ORIGIN/../lib'
 # Stay with the machine: glibc and what belongs to it, CUDA, the driver, MPI.
 BUNDLE_LEFT_OUT := linux-vdso|ld-linux|libc\.so|libm\.so|libdl\.so|libpthread\.so|librt\.so|libcuda|libcudnn|libcublas|libnccl|libnv|libmpi
-BUNDLE_TESTS := $(notdir $(ON_EMULATED:.c=)) gpu/nccl_ranks
-BUNDLE_PROGRAMS := $(BUNDLE)/bin/cudistill $(BUNDLE)/bench/bench_step $(addprefix $(BUNDLE)/tests/,$(BUNDLE_TESTS)) \
+BUNDLE_TESTS = $(notdir $(ON_EMULATED:.c=)) gpu/nccl_ranks
+BUNDLE_PROGRAMS = $(BUNDLE)/bin/cudistill $(BUNDLE)/bench/bench_step $(addprefix $(BUNDLE)/tests/,$(BUNDLE_TESTS)) \
     $(if $(HAVE_CUDA),$(patsubst $(VARIANT)/cuda/tests/%,$(BUNDLE)/tests/%,$(GPU_KERNEL_TESTS)))
 # The tests of kernels share one copy of them.
-BUNDLE_KERNELS := $(BUNDLE)/lib/libcudistill_kernels.so
-BUNDLE_LIBRARIES := $(if $(HAVE_CUDA),$(CUDA_LIBRARY) $(BUNDLE_KERNELS))
+BUNDLE_KERNELS = $(BUNDLE)/lib/libcudistill_kernels.so
+BUNDLE_LIBRARIES = $(if $(HAVE_CUDA),$(CUDA_LIBRARY) $(BUNDLE_KERNELS))
 # Where CUDA lies is the other machine's affair.
 BUNDLE_CUDA_LIBS := $(filter-out -Wl%,$(CUDA_LIBS))
 
@@ -59,5 +61,5 @@ bundle-folder: $(BUNDLE_PROGRAMS) $(BUNDLE_LIBRARIES) $(VARIANT)/commit.txt
 	@cp -r tests/golden tests/run_tests $(BUNDLE)/tests/
 	@cp tests/gpu/check_gpu tests/gpu/bench_gpu tests/gpu/cuda_libraries $(BUNDLE)/tests/gpu/
 	@cp $(VARIANT)/found.txt $(VARIANT)/commit.txt $(BUNDLE)/
-	@tar -C $(VARIANT)/bundle -cf - cudistill | xz --lzma2=preset=6e,dict=32MiB > $(VARIANT)/cudistill-bundle.tar.xz
-	@du -sh $(BUNDLE) $(VARIANT)/cudistill-bundle.tar.xz
+	@$(if $(filter-out 0,$(BUNDLE_PACK)),tar -C $(VARIANT)/bundle -cf - cudistill | xz --lzma2=preset=6e$(comma)dict=32MiB > $(VARIANT)/cudistill-bundle.tar.xz)
+	@du -sh $(BUNDLE) $(if $(filter-out 0,$(BUNDLE_PACK)),$(VARIANT)/cudistill-bundle.tar.xz)
