@@ -171,7 +171,7 @@ COMMIT := $(shell git describe --always --dirty 2>/dev/null)
 $(VARIANT)/commit.txt: FORCE
 	@mkdir -p $(@D)
 	@printf '%s\n' '$(COMMIT)' | cmp -s - $@ || printf '%s\n' '$(COMMIT)' > $@
-COMMIT_OBJECTS := $(OBJ)/host/bench/records.o $(OBJ)/bench/bench_step.o
+COMMIT_OBJECTS := $(OBJ)/host/base/version.o
 $(COMMIT_OBJECTS): $(VARIANT)/commit.txt
 $(COMMIT_OBJECTS): private CPPFLAGS += -DCUDISTILL_COMMIT='"$(COMMIT)"'
 

@@ -17,6 +17,7 @@
 #include "args.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/version.h"
 #include "models/models.h"
 #include "step_rig.h"
 
@@ -25,10 +26,6 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-
-#ifndef CUDISTILL_COMMIT
-#define CUDISTILL_COMMIT "unknown"
-#endif
 
 enum {
     WARM_UP = 5,
@@ -141,7 +138,7 @@ static void print_line(const Options *o, StepRig *rig, const Timing *t)
            "\"library\": \"%s\", \"commit\": \"%s\"}\n",
            step_rig_loss(rig), step_rig_loss_scale(rig), load, step_rig_size(rig),
            step_rig_captured(rig) ? "true" : "false", step_rig_resident(rig) ? "true" : "false",
-           t->group, o->rig.device, info.name, info.library, CUDISTILL_COMMIT);
+           t->group, o->rig.device, info.name, info.library, version_commit());
     fflush(stdout);
 }
 

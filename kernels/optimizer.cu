@@ -162,16 +162,11 @@ DEVICE float gradient_factor(const SgdLaunch &a)
     return (float)factor;
 }
 
-/* The gradient is not finite, or longer than is allowed. */
-DEVICE bool must_skip(const SgdLaunch &a)
+DEVICE bool too_long(const SgdLaunch &a)
 {
-    if (!a.stats) {
-        return false;
-    }
     const float longest = load_cached(a.hyper + HYPER_SKIP_NORM);
-    return load_cached(a.stats + 1) > 0.0f ||
-           (longest > 0.0f &&
-            unclipped_factor(a) * sqrt((double)load_cached(a.stats)) > (double)longest);
+    return a.stats && longest > 0.0f &&
+           unclipped_factor(a) * sqrt((double)load_cached(a.stats)) > (double)longest;
 }
 
 DEVICE SgdStep load_step(const SgdLaunch &a)
@@ -183,7 +178,7 @@ DEVICE SgdStep load_step(const SgdLaunch &a)
     step.weight_decay = load_cached(a.hyper + HYPER_WEIGHT_DECAY);
     step.nesterov = load_cached(a.hyper + HYPER_NESTEROV) != 0.0f;
     step.first = load_cached(a.hyper + HYPER_FIRST) != 0.0f;
-    step.skip = must_skip(a);
+    step.skip = a.stats && load_cached(a.stats + 1) > 0.0f;
     step.factor = 0.0f; /* thread 0 computes it for the block */
     return step;
 }
@@ -240,6 +235,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 4) sgd_kernel(SgdLaunch a)
 {
     SHARED_ARRAY(float, shared_factor, 1);
     SHARED_ARRAY(int, shared_segment, 1);
+    SHARED_ARRAY(int, shared_skip, 1);
     SgdStep step = load_step(a);
     if (!copies && step.skip) {
         return;
@@ -249,10 +245,15 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 4) sgd_kernel(SgdLaunch a)
         if (lane() == 0) {
             shared_segment[0] = segment;
             shared_factor[0] = gradient_factor(a);
+            shared_skip[0] = step.skip || too_long(a);
         }
     }
     sync_block();
     step.factor = shared_factor[0];
+    step.skip = shared_skip[0] != 0;
+    if (!copies && step.skip) {
+        return;
+    }
     DecayCursor cursor;
     enter_segment(a, shared_segment[0], cursor);
     walk_stretch<packed, 1>(a.count, [&](auto, auto in_packs, int64_t at, int64_t, int width) {

@@ -126,7 +126,7 @@ static inline void case_distill_values(const OpCase *c, int slot, Rng *rng, cons
     }
 }
 
-static inline void case_hyper(double *v)
+static inline void case_hyper(const OpCase *c, double *v)
 {
     v[HYPER_LR] = 0.1;
     v[HYPER_MOMENTUM] = 0.9;
@@ -136,6 +136,8 @@ static inline void case_hyper(double *v)
     v[HYPER_GRAD_SCALE] = 0.5;
     v[HYPER_CLIP_NORM] = 3;
     v[HYPER_FIRST] = 0;
+    /* stats say a norm of 0.5 * 20, a quarter of it where the loss was scaled by 4 */
+    v[HYPER_SKIP_NORM] = c->form & C_OVERFLOW ? 9 : c->form & C_STATS ? 11 : 0;
 }
 
 static inline void case_loss_scale(const OpCase *c, int slot, double *v)
@@ -208,7 +210,7 @@ static inline double *case_input_values(const OpCase *c, int slot, const Tensor 
     } else if (c->op == OP_DISTILL) {
         case_distill_values(c, slot, &rng, t, v);
     } else if (c->op == OP_SGD && slot == 0) {
-        case_hyper(v);
+        case_hyper(c, v);
     } else if (c->op == OP_SGD) {
         v[0] = 400;
         v[1] = 0;

@@ -25,7 +25,7 @@ enum {
     C_REMASK = 32768,  /* BN_REDUCE, BN_DX: recompute the mask */
     C_OPTIONAL = C_AFFINE | C_PRE_RELU | C_SUMS | C_BITS | C_REMASK,
     C_LOSS_SCALE = 65536, /* SGD, DISTILL: the loss is scaled */
-    C_OVERFLOW = 131072   /* LOSS_SCALE: gradients that are not finite */
+    C_OVERFLOW = 131072   /* LOSS_SCALE: gradients not finite; SGD: a limit below the norm */
 };
 
 /* Row contracts of the OP_DISTILL cases. */
@@ -246,8 +246,12 @@ static const OpCase op_cases[] = {
     {"grad_norm", OP_GRAD_NORM, 1, 1, 1, 16, .o = 24, .k = 3},
     {"sgd", OP_SGD, 1, 1, 1, 16, .o = 24, .k = 3},
     {"sgd clip, all decayed", OP_SGD, 1, 1, 1, 5, .o = 7, .k = 3, .form = C_STATS | C_DECAY_ALL},
+    {"sgd skips a long gradient", OP_SGD, 1, 1, 1, 16, .o = 24, .k = 3,
+     .form = C_STATS | C_OVERFLOW},
     {"sgd loss scale", OP_SGD, 1, 1, 1, 5, .o = 7, .k = 3, .form = C_LOSS_SCALE},
     {"sgd clip, loss scale", OP_SGD, 1, 1, 1, 16, .o = 24, .k = 3, .form = C_STATS | C_LOSS_SCALE},
+    {"sgd limit of the unscaled norm", OP_SGD, 1, 1, 1, 5, .o = 7, .k = 3,
+     .form = C_STATS | C_LOSS_SCALE | C_OVERFLOW},
     {"loss_scale counts", OP_LOSS_SCALE, 1, 1, 10, 1, .o = 4, .k = 2},
     {"loss_scale grows", OP_LOSS_SCALE, 1, 1, 10, 1, .o = 4, .k = 3},
     {"loss_scale has a top", OP_LOSS_SCALE, 1, 1, 24, 1, .o = 4, .k = 3},

@@ -497,9 +497,20 @@ static void test_hashes(void **state)
     free(dir);
 }
 
+static void test_err_is_harmless_on_a_terminal(void **state)
+{
+    (void)state;
+    Err *err = err_new(EXIT_BAD_DATA, "tensor '\x1b[2Ja\r.\x7f' of\nline 2");
+    assert_string_equal(err->message, "tensor '?[2Ja?.?' of\nline 2");
+    err = err_context(err, "file \x1b]0;x\a");
+    assert_string_equal(err->message, "file ?]0;x?: tensor '?[2Ja?.?' of\nline 2");
+    err_free(err);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_err_is_harmless_on_a_terminal),
         cmocka_unit_test(test_err),         cmocka_unit_test(test_check_and_log),
         cmocka_unit_test(test_allocation),  cmocka_unit_test(test_fp16),
         cmocka_unit_test(test_bf16),        cmocka_unit_test(test_philox),

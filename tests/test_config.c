@@ -70,7 +70,16 @@ static Config *load(const char *text, const char *const *sets, size_t set_count)
     return config;
 }
 
-/* `want` holds @ where the folder stands in the message. */
+static char *with_footer(const char *text)
+{
+    size_t count = 1;
+    for (const char *at = text; *at != '\0'; at++) {
+        count += *at == '\n';
+    }
+    return xformat("%s\n%zu error%s, nothing was started.", text, count, count == 1 ? "" : "s");
+}
+
+/* `want` holds @ where the folder stands in the message; the last line, with the number of errors, is added here. */
 static void expect_messages(const char *text, const char *const *sets, size_t set_count,
                             const char *want)
 {
@@ -87,7 +96,9 @@ static void expect_messages(const char *text, const char *const *sets, size_t se
         free(expected);
         expected = longer;
     }
-    assert_string_equal(err->message, expected);
+    char *whole = with_footer(expected);
+    assert_string_equal(err->message, whole);
+    free(whole);
     free(expected);
     err_free(err);
 }
@@ -206,11 +217,11 @@ static void test_environment(void **state)
     config_free(config);
     assert_int_equal(unsetenv("CUDISTILL_TEST_ROOT"), 0);
     expect_messages("[data]\nroot = ${CUDISTILL_TEST_ROOT}/x\n[run]\nname = ${HOME}\n", NULL, 0,
-                    "@my.ini:2: data.root: environment variable CUDISTILL_TEST_ROOT is not set\n"
-                    "@my.ini:4: run.name: environment variables are replaced in paths only");
-    expect_messages("[data]\nroot = ${X\n", NULL, 0, "@my.ini:2: data.root: '${' without '}'");
+                    "@my.ini:2:8: data.root: environment variable CUDISTILL_TEST_ROOT is not set\n"
+                    "@my.ini:4:8: run.name: environment variables are replaced in paths only");
+    expect_messages("[data]\nroot = ${X\n", NULL, 0, "@my.ini:2:8: data.root: '${' without '}'");
     expect_messages("[data]\nroot = ~/x\n", NULL, 0,
-                    "@my.ini:2: data.root: '~' is not replaced here; write ${HOME}");
+                    "@my.ini:2:8: data.root: '~' is not replaced here; write ${HOME}");
 }
 
 /* All in one file, all reported, each with its line. */
@@ -247,30 +258,31 @@ static void test_all_errors(void **state)
         "name = a ; comment\n"
         "seed = 12 # comment\n",
         sets, 5,
-        "@my.ini:1: 'seed' stands before the first [section]\n"
-        "@my.ini:3: unknown key 'temprature' in [distill]; did you mean 'temperature'?\n"
-        "@my.ini:5: 'temperature' is given twice in [distill]; first in line 4\n"
-        "@my.ini:6: unknown section [distil]; did you mean 'distill'?\n"
-        "@my.ini:9: optim.lr: '0.1/512' is not a number (write the result, as 1.25e-3)\n"
-        "@my.ini:10: optim.kind: 'adam' is none of sgd|adamw|lars; did you mean 'adamw'?\n"
-        "@my.ini:11: the line is indented; begin it in the first column\n"
-        "@my.ini:12: unknown key 'epochs' in [optim]; it belongs to [schedule]\n"
-        "@my.ini:14: schedule.epochs: 0 is out of range; allowed: 1 to 100000\n"
-        "@my.ini:15: schedule.milestones: element 2 of the list is empty\n"
-        "@my.ini:16: expected 'key = value', '[section]' or a comment\n"
-        "@my.ini:17: expected 'key = value', '[section]' or a comment\n"
-        "@my.ini:18: ']' is missing\n"
-        "@my.ini:19: nothing may follow [section] on its line\n"
-        "@my.ini:21: data.flip: 'maybe' is not true, false, yes, no, on or off\n"
-        "@my.ini:22: data.mean: 11 is out of range; allowed: -10 to 10\n"
-        "@my.ini:23: include must stand above the first [section]\n"
-        "@my.ini:24: unknown key 'xyzzy' in [data]\n"
-        "@my.ini:26: a comment behind a value; comments go on lines of their own\n"
-        "@my.ini:27: run.seed: '12 # comment' is not a whole number (comments go on lines of their "
-        "own)\n"
+        "@my.ini:1:1: 'seed' stands before the first [section]; it belongs to [run]\n"
+        "@my.ini:3:1: unknown key 'temprature' in [distill]; did you mean 'temperature'?\n"
+        "@my.ini:5:1: 'temperature' is given twice in [distill]; first in line 4\n"
+        "@my.ini:6:1: unknown section [distil]; did you mean 'distill'?\n"
+        "@my.ini:7:1: unknown key 'anything' in [distill]\n"
+        "@my.ini:9:6: optim.lr: '0.1/512' is not a number; no arithmetic: write 0.0001953125\n"
+        "@my.ini:10:8: optim.kind: 'adam' is none of sgd|adamw|lars; did you mean 'adamw'?\n"
+        "@my.ini:11:1: the line is indented; begin it in the first column\n"
+        "@my.ini:12:1: unknown key 'epochs' in [optim]; it belongs to [schedule]\n"
+        "@my.ini:14:10: schedule.epochs: 0 is out of range; allowed: 1 to 100000\n"
+        "@my.ini:15:14: schedule.milestones: element 2 of the list is empty\n"
+        "@my.ini:16:1: expected 'key = value', '[section]' or a comment; write 'no = value'\n"
+        "@my.ini:17:1: expected 'key = value', '[section]' or a comment; write 'epochs = 3'\n"
+        "@my.ini:18:6: ']' is missing: write [data]\n"
+        "@my.ini:19:8: nothing may follow [data] on its line; put 'flip = on' on the next one\n"
+        "@my.ini:21:8: data.flip: 'maybe' is not true, false, yes, no, on or off\n"
+        "@my.ini:22:8: data.mean: 11 is out of range; allowed: -10 to 10\n"
+        "@my.ini:23:1: include must stand above the first [section]\n"
+        "@my.ini:24:1: unknown key 'xyzzy' in [data]\n"
+        "@my.ini:26:10: a comment behind a value; comments go on lines of their own\n"
+        "@my.ini:27:8: run.seed: '12 # comment' is not a whole number (comments go on lines of "
+        "their own)\n"
         "--set optim.lr=fast: optim.lr: 'fast' is not a number\n"
-        "--set optm.lr=1: unknown section [optm]; did you mean 'optim'?\n"
-        "--set seed=3: expected section.key=value\n"
+        "--set optm.lr=1: unknown section [optm]; did you mean 'optim.lr'?\n"
+        "--set seed=3: expected section.key=value; did you mean run.seed=3?\n"
         "--set run.seed=2: run.seed is given twice");
 }
 
@@ -309,11 +321,11 @@ static void test_lines(void **state)
     assert_int_equal(strlen(config_str(config, "run", "name")), 198 - strlen("name = "));
     config_free(config);
     text[begin + 198] = 'x';
-    expect_messages(text, NULL, 0, "@my.ini:2: the line has 199 bytes, at most 198 are allowed");
+    expect_messages(text, NULL, 0, "@my.ini:2:1: the line has 199 bytes, at most 198 are allowed");
     char section[80] = "[";
     memset(section + 1, 's', 60);
     memcpy(section + 61, "]\n", 3);
-    char *want = xformat("@my.ini:1: unknown section %.*s", 62, section);
+    char *want = xformat("@my.ini:1:1: unknown section %.*s", 62, section);
     expect_messages(section, NULL, 0, want);
     free(want);
 }
@@ -322,18 +334,20 @@ static void test_include_errors(void **state)
 {
     (void)state;
     write_named("a.ini", "include = my.ini\n");
-    expect_messages("include = a.ini\n", NULL, 0,
-                    "@a.ini:1: include: '@my.ini' is being read already; it would include itself");
-    expect_messages("include = my.ini\n", NULL, 0,
-                    "@my.ini:1: include: '@my.ini' is being read already; it would include itself");
     expect_messages(
-        "include = none.ini\n", NULL, 0,
-        "@my.ini:1: include: cannot open '@none.ini': No such file or directory (check the path)");
+        "include = a.ini\n", NULL, 0,
+        "@a.ini:1:11: include: '@my.ini' is being read already; it would include itself");
+    expect_messages(
+        "include = my.ini\n", NULL, 0,
+        "@my.ini:1:11: include: '@my.ini' is being read already; it would include itself");
+    expect_messages("include = none.ini\n", NULL, 0,
+                    "@my.ini:1:11: include: cannot open '@none.ini': No such file or directory "
+                    "(check the path)");
     write_named("b.ini", "[run]\nseed = x\n");
     write_named("c.ini", "");
     expect_messages("include = b.ini\ninclude = c.ini\n", NULL, 0,
-                    "@b.ini:2: run.seed: 'x' is not a whole number\n"
-                    "@my.ini:2: a second include; one is allowed");
+                    "@b.ini:2:8: run.seed: 'x' is not a whole number\n"
+                    "@my.ini:2:1: a second include; one is allowed");
     Config *config = NULL;
     Err *err = config_load(KEYS, KEY_COUNT, "/nonexistent/x.ini", NULL, 0, &config);
     assert_non_null(err);
@@ -352,12 +366,92 @@ static void test_required(void **state)
     assert_non_null(err);
     assert_string_equal(err->message,
                         "--set train.batch=0: train.batch: 0 is out of range; allowed: 1 to 1000\n"
-                        "--set: student.model must be given");
+                        "student.model must be given\n"
+                        "2 errors, nothing was started.");
     err_free(err);
     const char *const two[] = {"train.batch=8", "student.model=resnet20"};
     assert_null(config_load(keys, 2, NULL, two, 2, &config));
     assert_int_equal(config_int(config, "train", "batch"), 8);
     config_free(config);
+}
+
+/* A flag and --set: the later one counts, each is shown as it was given; twice the same is a repetition. */
+static void test_origins(void **state)
+{
+    (void)state;
+    const ConfigTable table = {.keys = KEYS, .key_count = KEY_COUNT};
+    const ConfigOverride good[] = {{"run.seed=1", "--set"}, {"run.seed=2", "--seed"}};
+    write_named("my.ini", "[run]\nseed = 5\nname = x\n");
+    write_named("outer.ini", "include = my.ini\n");
+    Config *config = config_read(&table, file_path, good, 2);
+    assert_null(config_errors(config));
+    assert_int_equal(config_int(config, "run", "seed"), 2);
+    assert_string_equal(config_origin(config, "run", "seed"), "--seed");
+    assert_int_equal(config_source(config, "run", "seed"), CONFIG_FROM_OVERRIDE);
+    assert_int_equal(config_source(config, "run", "name"), CONFIG_FROM_FILE);
+    assert_int_equal(config_source(config, "optim", "lr"), CONFIG_FROM_DEFAULT);
+    config_free(config);
+    char *outer = path_join(dir, "outer.ini");
+    config = config_read(&table, outer, NULL, 0);
+    assert_int_equal(config_source(config, "run", "name"), CONFIG_FROM_INCLUDE);
+    config_free(config);
+    free(outer);
+    const ConfigOverride bad[] = {
+        {"run.seed=x", "--seed"}, {"run.seed=2", "--seed"}, {"run.name=a\tb", "--name"}};
+    config = config_read(&table, NULL, bad, 3);
+    Err *err = config_errors(config);
+    assert_string_equal(err->message, "--seed x: run.seed: 'x' is not a whole number\n"
+                                      "--seed 2: run.seed is given twice\n"
+                                      "--name a?b: a setting is UTF-8 without control characters\n"
+                                      "3 errors, nothing was started.");
+    err_free(err);
+    config_free(config);
+}
+
+/* Faults of the caller stand where they belong: at the value, at the section's line, at the file. */
+static void test_faults(void **state)
+{
+    (void)state;
+    const ConfigTable table = {.keys = KEYS, .key_count = KEY_COUNT};
+    write_named("my.ini", "[optim]\nkind = sdg\n\n[run]\nseed = 5\n[data]\n");
+    Config *config = config_read(&table, file_path, NULL, 0);
+    assert_true(config_refused(config, "optim", "kind"));
+    assert_true(config_refused(config, "optim", NULL));
+    assert_false(config_refused(config, "optim", "lr"));
+    assert_int_equal(config_enum(config, "optim", "kind"), 0); /* the default */
+    config_fault(config, "distill", "temperature", "of nowhere");
+    config_fault(config, "data", "root", "of the section");
+    config_fault(config, "run", "seed", "of %d", 5);
+    Err *err = config_errors(config);
+    char *want = xformat("%s:2:8: optim.kind: 'sdg' is none of sgd|adamw|lars; did you mean "
+                         "'sgd'?\n%s:5:8: of 5\n%s:6:1: of the section\n%s: of nowhere\n"
+                         "4 errors, nothing was started.",
+                         file_path, file_path, file_path, file_path);
+    assert_string_equal(err->message, want);
+    free(want);
+    err_free(err);
+    config_free(config);
+}
+
+/* What the resolved text could not carry is refused when it is given. */
+static void test_reloadable(void **state)
+{
+    (void)state;
+    static const char *const sets[] = {"run.name=;x",        "run.name=a ;b",  "run.name=a # b",
+                                       "run.name=a\xff",     "run.name=\"a\"", "data.root=a # b",
+                                       "data.root=${ROOTS}", "data.root=a\x01"};
+    for (int i = 0; i < 2; i++) {
+        (void)setenv("ROOTS", i == 0 ? "/x ;y" : "${HOME}", 1);
+        for (size_t k = 0; k < sizeof sets / sizeof sets[0]; k++) {
+            Config *config = NULL;
+            Err *err = config_load(KEYS, KEY_COUNT, NULL, &sets[k], 1, &config);
+            if (err == NULL) {
+                fail_msg("%s was taken", sets[k]);
+            }
+            err_free(err);
+        }
+    }
+    (void)unsetenv("ROOTS");
 }
 
 /* The resolved text, loaded again from another folder, gives the same values and the same text. */
@@ -413,7 +507,7 @@ static void test_garbage(void **state)
     Config *config = NULL;
     Err *err = config_load(KEYS, KEY_COUNT, file_path, NULL, 0, &config);
     assert_non_null(err);
-    assert_non_null(strstr(err->message, "\nand 10 more errors"));
+    assert_non_null(strstr(err->message, "\nand 10 more\n60 errors, nothing was started."));
     err_free(err);
     free(text);
     uint8_t bytes[4096];
@@ -437,7 +531,8 @@ int main(void)
         cmocka_unit_test(test_all_errors), cmocka_unit_test(test_numbers),
         cmocka_unit_test(test_lines),      cmocka_unit_test(test_include_errors),
         cmocka_unit_test(test_required),   cmocka_unit_test(test_resolved),
-        cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_garbage),    cmocka_unit_test(test_origins),
+        cmocka_unit_test(test_faults),     cmocka_unit_test(test_reloadable),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

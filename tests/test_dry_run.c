@@ -4,6 +4,7 @@
 #include "train/dry_run.h"
 #include "train_rig.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* Settings of a run in DIR/name on `device`. */
@@ -100,6 +101,73 @@ static void a_dry_run_predicts_the_run(void **state)
     }
 }
 
+static size_t said(const DryRunReport *r, const char *part)
+{
+    for (int i = 0; i < r->n_disk; i++) {
+        if (strstr(r->disk[i].owner, part)) {
+            return r->disk[i].bytes;
+        }
+    }
+    fail_msg("nothing is said about %s", part);
+    return 0;
+}
+
+/* Bytes of all files below, links apart. */
+static size_t tree_bytes(const char *path)
+{
+    struct stat info;
+    assert_int_equal(lstat(path, &info), 0);
+    if (!S_ISDIR(info.st_mode)) {
+        return S_ISREG(info.st_mode) ? (size_t)info.st_size : 0;
+    }
+    char **names;
+    size_t count;
+    assert_fine(dir_list(path, &names, &count));
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        char *child = path_join(path, names[i]);
+        bytes += tree_bytes(child);
+        free(child);
+    }
+    names_free(names, count);
+    return bytes;
+}
+
+static size_t taken_on_disk(const char *out, const char *name)
+{
+    char *path = path_join(out, name);
+    const size_t bytes = tree_bytes(path);
+    free(path);
+    return bytes;
+}
+
+/* What is said of the disk against what a run leaves there: headers and states, a few KiB a file, are not counted. */
+static void the_disk_holds_what_was_said(void **state)
+{
+    const Fixture *f = *state;
+    const char *const extra[] = {"distill.method=kd", "teacher.model=resnet8", f->teacher,
+                                 "teacher.memo=on", NULL};
+    Settings settings = settings_of(f, "disk", extra);
+    DryRunReport report;
+    assert_fine(dry_run(&settings, NULL, &report));
+    RunResult result;
+    assert_fine(train_run(&settings, RESUME_AUTO, &result));
+    const size_t slack = 24 << 10;
+    const size_t saves = taken_on_disk(settings.out, "checkpoints"); /* of two epochs */
+    const size_t checkpoints = said(&report, "checkpoints") / 4 * 2; /* two kept, best, next */
+    const size_t weights = taken_on_disk(settings.out, "student_last.safetensors") +
+                           taken_on_disk(settings.out, "student_best.safetensors");
+    const size_t memo = tree_bytes(settings.memo_dir);
+    print_message("checkpoints %zu (said %zu), weights %zu (%zu), memo %zu (%zu)\n", saves,
+                  checkpoints, weights, said(&report, "weights"), memo, said(&report, "memo"));
+    assert_true(saves >= checkpoints && saves <= checkpoints + 2 * slack);
+    assert_true(weights >= said(&report, "weights") && weights <= said(&report, "weights") + slack);
+    assert_in_range(memo, said(&report, "memo") * 9 / 10, said(&report, "memo") * 11 / 10);
+    assert_string_equal(report.out, settings.out);
+    assert_fine(dir_remove(settings.out));
+    settings_free(&settings);
+}
+
 /* No images of this size exist here, and yet the run can be sized; activations grow with the batch. */
 static void a_size_is_enough(void **state)
 {
@@ -136,16 +204,20 @@ static void a_size_is_enough(void **state)
 
 static void a_bad_size_is_refused(void **state)
 {
-    const Fixture *f = *state;
-    static const char *const options[] = {"size=0", "classes=ten", "pixels=224",
-                                          "size",   "train=-5",    "test=1x"};
+    (void)state;
+    static const char *const options[][2] = {{"size=0", "from 1 to 4096"},
+                                             {"classes=ten", "from 2 to"},
+                                             {"clases=10", "did you mean 'classes'?"},
+                                             {"size", "are taken, as size=224"},
+                                             {"train=-5", "from 1 to"},
+                                             {"test=1x", "from 1 to"},
+                                             {"size=", "from 1 to"},
+                                             {"size=32, size=64", "given twice"}};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
-        char *override = xformat("data.options=%s", options[i]);
-        const char *const extra[] = {"data.kind=shape", override, NULL};
-        Settings settings = settings_of(f, "bad", extra);
-        DryRunReport report;
-        assert_code(dry_run(&settings, NULL, &report), EXIT_CONFIG_ERR, options[i]);
-        settings_free(&settings);
+        char *override = xformat("data.options=%s", options[i][0]);
+        const char *const overrides[] = {"data.kind=shape", override};
+        Settings settings;
+        assert_code(settings_load(NULL, overrides, 2, &settings), EXIT_CONFIG_ERR, options[i][1]);
         free(override);
     }
 }
@@ -155,6 +227,7 @@ int main(void)
     log_set_level(LOG_ERROR);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_dry_run_predicts_the_run),
+        cmocka_unit_test(the_disk_holds_what_was_said),
         cmocka_unit_test(a_size_is_enough),
         cmocka_unit_test(a_bad_size_is_refused),
     };

@@ -77,8 +77,11 @@ static void check_batch(const Dataset *dataset, const LoaderConfig *config, cons
     for (uint32_t row = 0; row < batch->n; row++) {
         const uint32_t id = order[position + begin + row];
         uint8_t want[IMAGE];
+        uint8_t scratch[IMAGE];
         augment_apply(config->augment, augment_view(config->seed, epoch, id, config->augment),
                       dataset_image(dataset, id), SIDE, SIDE, want);
+        const PolicyDraw draw = policy_draw(&config->policy, config->seed, epoch, id, SIDE, SIDE);
+        policy_apply(&config->policy, &draw, want, SIDE, SIDE, scratch);
         assert_int_equal(batch->ids[row], id);
         assert_int_equal(batch->labels[row], dataset->labels[id]);
         assert_memory_equal(batch->images + row * IMAGE, want, IMAGE);
@@ -156,6 +159,39 @@ static void test_same_batches_for_any_workers(void **state)
                 assert_true(workers[w] > 0 ? stats.wait_s >= 0.0 : stats.wait_s > 0.0);
                 loader_close(loader);
             }
+        }
+    }
+    dataset_close(dataset);
+}
+
+/* Every policy, for any number of workers, from the beginning and from the middle of an epoch. */
+static void test_same_policies_for_any_workers(void **state)
+{
+    (void)state;
+    Dataset *dataset = make_dataset();
+    const int workers[] = {0, 1, 3};
+    for (int kind = POLICY_NONE; kind <= POLICY_RANDAUGMENT_TORCHVISION; kind++) {
+        for (int w = 0; w < 3; w++) {
+            LoaderConfig config = base_config();
+            config.workers = workers[w];
+            config.policy = (PolicySpec){.kind = (PolicyKind)kind,
+                                         .n = 3,
+                                         .m = 9,
+                                         .mstd = 0.5,
+                                         .inc = true,
+                                         .cutout = 3,
+                                         .cutout_prob = 0.5,
+                                         .cutout_fill = {200, 100, 50}};
+            Loader *loader = open_loader(dataset, config);
+            check_stream(dataset, &config, loader, 0, 0, 2, 1);
+            loader_seek(loader, 3, 2 * BATCH);
+            check_stream(dataset, &config, loader, 3, 2 * BATCH, 1, 0);
+            loader_close(loader);
+            config.epoch = 1;
+            config.position = 3 * BATCH;
+            Loader *resumed = open_loader(dataset, config);
+            check_stream(dataset, &config, resumed, 1, 3 * BATCH, 1, 0);
+            loader_close(resumed);
         }
     }
     dataset_close(dataset);
@@ -514,6 +550,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_batches_for_any_workers),
+        cmocka_unit_test(test_same_policies_for_any_workers),
         cmocka_unit_test(test_epoch_covers_every_sample_once),
         cmocka_unit_test(test_resume_and_seek_anywhere),
         cmocka_unit_test(test_seek_while_filling),

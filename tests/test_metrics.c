@@ -180,6 +180,7 @@ static EpochRecord record_of(int epoch, long step)
                          .images_per_s = 1234.5,
                          .seconds = 40.5,
                          .data_share = 0.01,
+                         .phases = {0.125, 0.25, 0.5, 0.125},
                          .best = true};
 }
 
@@ -277,6 +278,7 @@ static void test_epochs(void **state)
     record = record_of(2, 1564);
     record.eval_top1 = -1;
     record.train_loss = NAN;
+    record.phases[0] = -1.0;
     record.best = false;
     assert_ok(metrics_epoch(metrics, &record));
     metrics_close(metrics);
@@ -287,12 +289,12 @@ static void test_epochs(void **state)
         lines.lines[0],
         "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,step,train_ce,train_top1,"
         "teacher_top1,agreement,train_term1,train_term2,eval_count,images_per_s,seconds,"
-        "data_share,best");
+        "data_share,best,phase_data,phase_teacher,phase_student,phase_update");
     assert_string_equal(lines.lines[1],
                         "1,2.5,2.125,41.25,71.5,0.05,782,1.25,40.5,75.53,50,0.75,0.5,10000,"
-                        "1234.5,40.5,0.01,1");
+                        "1234.5,40.5,0.01,1,0.125,0.25,0.5,0.125");
     assert_string_equal(lines.lines[2],
-                        "2,nan,,,,0.05,1564,1.25,40.5,75.53,50,0.75,0.5,,1234.5,40.5,0.01,0");
+                        "2,nan,,,,0.05,1564,1.25,40.5,75.53,50,0.75,0.5,,1234.5,40.5,0.01,0,,,,");
     lines_free(&lines);
     lines_read(place->jsonl, &lines);
     assert_int_equal(lines.count, 3);
@@ -301,11 +303,37 @@ static void test_epochs(void **state)
     assert_number(number(object, "eval_count"), 10000);
     assert_true(json_is_true(json_object_get(object, "best")));
     assert_int_equal(json_array_size(json_object_get(object, "terms")), 2);
+    assert_number(number(object, "phase_student"), 0.5);
     json_decref(object);
     object = json_line(&lines, 2);
+    assert_null(json_object_get(object, "phase_student"));
     assert_null(json_object_get(object, "eval_top1"));
     assert_true(json_is_null(json_object_get(object, "train_loss")));
     json_decref(object);
+    lines_free(&lines);
+}
+
+/* A table that was begun without the columns of the phases goes on without them. */
+static void test_older_columns(void **state)
+{
+    const Place *place = *state;
+    Metrics *metrics = NULL;
+    assert_ok(metrics_open(place->run, -1, &metrics));
+    metrics_close(metrics);
+    static const char head[] = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,step,train_ce,"
+                               "train_top1,teacher_top1,agreement,train_term1,train_term2,"
+                               "eval_count,images_per_s,seconds,data_share,best";
+    assert_ok(file_append_line(place->csv, head));
+    assert_ok(metrics_open(place->run, 100, &metrics));
+    const EpochRecord record = record_of(1, 782);
+    assert_ok(metrics_epoch(metrics, &record));
+    metrics_close(metrics);
+    Lines lines;
+    lines_read(place->csv, &lines);
+    assert_int_equal(lines.count, 2);
+    assert_string_equal(lines.lines[1],
+                        "1,2.5,2.125,41.25,71.5,0.05,782,1.25,40.5,75.53,50,0.75,0.5,10000,"
+                        "1234.5,40.5,0.01,1");
     lines_free(&lines);
 }
 
@@ -521,14 +549,9 @@ int main(void)
 {
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_meter),
-        TEST(test_fresh),
-        TEST(test_epochs),
-        TEST(test_resume),
-        TEST(test_resume_after_damage),
-        TEST(test_other_terms),
-        TEST(test_foreign_files),
-        TEST(test_full_disk),
+        TEST(test_meter),         TEST(test_fresh),         TEST(test_epochs),
+        TEST(test_older_columns), TEST(test_resume),        TEST(test_resume_after_damage),
+        TEST(test_other_terms),   TEST(test_foreign_files), TEST(test_full_disk),
         TEST(test_no_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,23 +1,12 @@
 /* .pth files: the published checkpoint, files that torch writes here (tests/test_pth.py; skipped without torch),
  * pickles made by hand with hostile op-codes, and damage at every byte of a small archive. */
-#include "base/err.h"
-#include "base/files.h"
 #include "base/log.h"
 #include "io/pickle.h"
 #include "io/pth.h"
-#include "io/weights.h"
+#include "weights_rig.h"
 
 #include <archive.h>
 #include <archive_entry.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cmocka.h>
 
 static char *dir;
 static char *published; /* NULL when absent */
@@ -28,9 +17,8 @@ static int setup(void **state)
 {
     (void)state;
     log_set_level(LOG_WARN);
-    const char *root = getenv("TMPDIR");
-    dir = xformat("%s/cudistill-XXXXXX", root != NULL ? root : "/tmp");
-    if (mkdtemp(dir) == NULL) {
+    dir = rig_dir();
+    if (dir == NULL) {
         return 1;
     }
     const char *data = getenv("CUDISTILL_DATA");
@@ -41,16 +29,12 @@ static int setup(void **state)
         free(published);
         published = NULL;
     }
-    const char *python = getenv("CUDISTILL_PYTHON");
-    python = python != NULL ? python : "python3";
-    char *command =
-        xformat("%s tests/test_pth.py '%s' %s", python, dir, published != NULL ? published : "");
-    const int status = system(command);
-    free(command);
-    const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    char *arguments = xformat("tests/test_pth.py '%s' %s", dir, published != NULL ? published : "");
+    const int code = rig_python(arguments);
+    free(arguments);
     have_torch = code == 0;
     if (code == 77 || code == 127) {
-        print_message("skipped: '%s' has no torch (set CUDISTILL_PYTHON)\n", python);
+        print_message("skipped: no torch (set CUDISTILL_PYTHON)\n");
     }
     return code != 0 && code != 77 && code != 127;
 }
@@ -64,70 +48,7 @@ static int teardown(void **state)
     return err != NULL;
 }
 
-static void expect_err(Err *err, ExitCode code, const char *part)
-{
-    assert_non_null(err);
-    if (err->code != code || strstr(err->message, part) == NULL) {
-        fail_msg("expected '%s', got code %d, message: %s", part, (int)err->code, err->message);
-    }
-    err_free(err);
-}
-
-static void ok(Err *err)
-{
-    if (err != NULL) {
-        fail_msg("code %d, message: %s", (int)err->code, err->message);
-    }
-}
-
-/* Not atomic and not synchronised: many small files are written here. */
-static void write_plain(const char *path, const void *data, size_t size)
-{
-    FILE *out = fopen(path, "wb");
-    assert_non_null(out);
-    assert_int_equal(fwrite(data, 1, size, out), size);
-    assert_int_equal(fclose(out), 0);
-}
-
 /* ---- Against torch ---- */
-
-static char *describe(const WeightsFile *file)
-{
-    char *text = xstrdup("");
-    for (size_t i = 0; i < file->count; i++) {
-        const WeightEntry *entry = &file->entries[i];
-        char *line = xformat("%s%s %s ", text, entry->name, weight_type_name(entry->type));
-        free(text);
-        text = line;
-        for (int d = 0; d < entry->ndim; d++) {
-            line = xformat("%s%s%lld", text, d > 0 ? "x" : "", (long long)entry->shape[d]);
-            free(text);
-            text = line;
-        }
-        char *path = path_join(dir, "tensor");
-        char hex[33];
-        write_plain(path, entry->data, entry->bytes);
-        ok(file_md5_hex(path, hex));
-        free(path);
-        line = xformat("%s %s\n", text, hex);
-        free(text);
-        text = line;
-    }
-    return text;
-}
-
-static void compare_with_torch(const char *weights, const char *listing)
-{
-    WeightsFile *file = NULL;
-    ok(weights_open(weights, &file));
-    char *got = describe(file);
-    char *want = NULL;
-    ok(file_read_text(listing, 1 << 20, &want));
-    assert_string_equal(got, want);
-    free(want);
-    free(got);
-    weights_close(file);
-}
 
 static void test_published(void **state)
 {
@@ -180,7 +101,7 @@ static void test_published_values(void **state)
         return;
     }
     char *listing = path_join(dir, "published.txt");
-    compare_with_torch(published, listing);
+    compare_with_listing(dir, published, listing);
     free(listing);
 }
 
@@ -192,33 +113,7 @@ static void test_made_by_torch(void **state)
         skip();
         return;
     }
-    char *listing = path_join(dir, "cases");
-    char *names = NULL;
-    ok(file_read_text(listing, 1 << 16, &names));
-    int files = 0;
-    char *rest = names;
-    for (char *name = strsep(&rest, "\n"); name != NULL && *name != '\0';
-         name = strsep(&rest, "\n")) {
-        char *weights = xformat("%s/%s.pth", dir, name);
-        char *wanted = xformat("%s/%s.txt", dir, name);
-        char *expected = NULL;
-        ok(file_read_text(wanted, 1 << 20, &expected));
-        if (strncmp(expected, "error ", 6) == 0) {
-            expected[strcspn(expected, "\n")] = '\0';
-            WeightsFile *file = NULL;
-            expect_err(weights_open(weights, &file), EXIT_BAD_DATA, expected + 6);
-            assert_null(file);
-        } else {
-            compare_with_torch(weights, wanted);
-        }
-        files++;
-        free(expected);
-        free(wanted);
-        free(weights);
-    }
-    assert_true(files >= 15);
-    free(names);
-    free(listing);
+    assert_true(compare_cases(dir) >= 28);
 }
 
 /* ---- Pickles by hand ---- */
@@ -333,9 +228,14 @@ static void test_pickle_refused(void **state)
 
 /* ---- Archives by hand ---- */
 
-/* Zip with a pickle and one storage "0" of `storage_size` bytes. Stored, or deflated to hide a large entry. */
-static char *write_archive(const char *pickle, size_t size, const void *storage,
-                           size_t storage_size, bool deflate)
+typedef struct {
+    const char *name;
+    const void *data;
+    size_t size;
+} Member;
+
+/* Stored, or deflated to hide a large entry. */
+static char *write_zip(const Member *members, size_t count, bool deflate)
 {
     char *path = path_join(dir, "hand.pth");
     struct archive *archive = archive_write_new();
@@ -343,22 +243,28 @@ static char *write_archive(const char *pickle, size_t size, const void *storage,
     (void)archive_write_set_options(archive,
                                     deflate ? "zip:compression=deflate" : "zip:compression=store");
     assert_int_equal(archive_write_open_filename(archive, path), ARCHIVE_OK);
-    const char *const names[] = {"a/data.pkl", "a/data/0"};
-    const void *const data[] = {pickle, storage};
-    const size_t sizes[] = {size, storage_size};
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < count; i++) {
         struct archive_entry *entry = archive_entry_new();
-        archive_entry_set_pathname(entry, names[i]);
-        archive_entry_set_size(entry, (la_int64_t)sizes[i]);
+        archive_entry_set_pathname(entry, members[i].name);
+        archive_entry_set_size(entry, (la_int64_t)members[i].size);
         archive_entry_set_filetype(entry, AE_IFREG);
         archive_entry_set_perm(entry, 0644);
         assert_int_equal(archive_write_header(archive, entry), ARCHIVE_OK);
-        assert_int_equal(archive_write_data(archive, data[i], sizes[i]), (la_ssize_t)sizes[i]);
+        assert_int_equal(archive_write_data(archive, members[i].data, members[i].size),
+                         (la_ssize_t)members[i].size);
         archive_entry_free(entry);
     }
     assert_int_equal(archive_write_close(archive), ARCHIVE_OK);
     (void)archive_write_free(archive);
     return path;
+}
+
+/* A pickle and one storage "0". */
+static char *write_archive(const char *pickle, size_t size, const void *storage,
+                           size_t storage_size, bool deflate)
+{
+    const Member members[] = {{"a/data.pkl", pickle, size}, {"a/data/0", storage, storage_size}};
+    return write_zip(members, 2, deflate);
 }
 
 /* {'w': tensor}: offset, size, stride as given (op-codes), over a FloatStorage of `count` elements. */
@@ -486,6 +392,71 @@ static void test_archive_bomb(void **state)
     free(zeros);
 }
 
+static void expect_zip(const Member *members, size_t count, const char *message)
+{
+    char *path = write_zip(members, count, false);
+    WeightsFile *file = NULL;
+    expect_err(weights_open(path, &file), EXIT_BAD_DATA, message);
+    assert_null(file);
+    free(path);
+}
+
+/* Archives that are whole, with something in them that is not. */
+static void test_archive_refused(void **state)
+{
+    (void)state;
+    static const char good[] = TENSOR_PICKLE("K\x04", "K\x00", "K\x04\x85", "K\x01\x85");
+    static const char no_class[] =
+        "\x80\x02}U\x01wctorch._utils\n_rebuild_tensor_v2\n((U\x07storage"
+        "ctorch\nOddStorage\nU\x01"
+        "0U\x03"
+        "cpuK\x04tQK\x00K\x04\x85K\x01\x85\x89)tRs.";
+    const Member data = {"a/data/0", FOUR, sizeof FOUR};
+    const Member pickle = {"a/data.pkl", good, sizeof good - 1};
+    expect_zip(&data, 1, "without data.pkl");
+    expect_zip(&pickle, 1, "missing from the file");
+    const Member script[] = {pickle, data, {"a/constants.pkl", "\x80\x02).", 4}};
+    expect_zip(script, 3, "TorchScript");
+    const Member big[] = {pickle, data, {"a/byteorder", "big", 3}};
+    expect_zip(big, 3, "big-endian");
+    const Member little[] = {pickle, data, {"a/byteorder", "little", 6}};
+    char *path = write_zip(little, 3, false);
+    WeightsFile *file = NULL;
+    ok(weights_open(path, &file));
+    weights_close(file);
+    free(path);
+    const Member pickles[] = {pickle, data, {"b/data.pkl", good, sizeof good - 1}};
+    expect_zip(pickles, 3, "data.pkl twice");
+    const Member storages[] = {pickle, data, data};
+    expect_zip(storages, 3, "storage '0' twice");
+    const Member half[] = {pickle, {"a/data/0", FOUR, sizeof FOUR / 2}};
+    expect_zip(half, 2, "8 bytes for 4 elements of 4");
+    const Member unknown[] = {{"a/data.pkl", no_class, sizeof no_class - 1}, data};
+    expect_zip(unknown, 2, "'OddStorage'");
+    const Member bad_code[] = {{"a/data.pkl", "\x80\x02(iposix\nsystem\n.", 19}, data};
+    expect_zip(bad_code, 2, "pickle, byte 3: op-code 0x69");
+    const Member far_memo[] = {{"a/data.pkl", "\x80\x02Nr\xff\xff\xff\xff.", 9}, data};
+    expect_zip(far_memo, 2, "memo place 4294967295 is above the limit");
+    const Member cut[] = {{"a/data.pkl", good, 40}, data};
+    expect_zip(cut, 2, "pickle, byte 40");
+}
+
+/* A tuple in a tuple and so on, 100,000 deep, and a dict that holds itself as its own wrapper: data without a walk. */
+static void test_archive_deep(void **state)
+{
+    (void)state;
+    enum { DEPTH = 100000 };
+    char *deep = xmalloc(DEPTH + 4);
+    memcpy(deep, "\x80\x02)", 3);
+    memset(deep + 3, '\x85', DEPTH);
+    deep[DEPTH + 3] = '.';
+    const Member nested = {"a/data.pkl", deep, DEPTH + 4};
+    expect_zip(&nested, 1, "save model.state_dict()");
+    free(deep);
+    const Member own = {"a/data.pkl", "\x80\x02}q\x00U\x05modelh\x00s.", 16};
+    expect_zip(&own, 1, "no tensors");
+}
+
 static void test_other_files(void **state)
 {
     (void)state;
@@ -495,7 +466,11 @@ static void test_other_files(void **state)
     static const char old_form[] = "\x80\x02\x8a\x0al\xfc\x9c"
                                    "F\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.";
     ok(file_write_atomic(path, old_form, sizeof old_form - 1));
-    expect_err(weights_open(path, &file), EXIT_BAD_DATA, "before 1.6");
+    expect_err(weights_open(path, &file), EXIT_BAD_DATA, "the machine's facts at byte 21");
+    uint8_t tar[512] = "sys_info";
+    memcpy(tar + 257, "ustar", 5);
+    ok(file_write_atomic(path, tar, sizeof tar));
+    expect_err(weights_open(path, &file), EXIT_BAD_DATA, "form of torch 0.1");
     ok(file_write_atomic(path, "PK\5\6rest of nothing", 19));
     expect_err(weights_open(path, &file), EXIT_BAD_DATA, "neither");
     free(path);
@@ -515,7 +490,8 @@ int main(void)
         cmocka_unit_test(test_made_by_torch), cmocka_unit_test(test_pickle_inert),
         cmocka_unit_test(test_pickle_values), cmocka_unit_test(test_pickle_refused),
         cmocka_unit_test(test_archive_views), cmocka_unit_test(test_archive_damage),
-        cmocka_unit_test(test_archive_bomb),  cmocka_unit_test(test_other_files),
+        cmocka_unit_test(test_archive_bomb),  cmocka_unit_test(test_archive_refused),
+        cmocka_unit_test(test_archive_deep),  cmocka_unit_test(test_other_files),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

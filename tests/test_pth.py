@@ -62,6 +62,15 @@ def make(folder):
     whole = {"module.student." + k: v for k, v in state.items()}
     whole.update({"module.teacher." + k: v + 1 for k, v in state.items()})
     add("distiller", {"model": whole}, plain)
+    add("compiled", {"_orig_mod." + k: v for k, v in state.items()}, plain)
+    add("compiled_parallel", {"state_dict": {"module._orig_mod." + k: v for k, v in state.items()}}, plain)
+    whole = {"student." + k: v for k, v in state.items()}
+    add("student_alone", whole, plain)
+    whole.update({"teacher." + k: v + 1 for k, v in state.items()})
+    whole["connector.weight"] = torch.zeros(3)
+    add("lightning", {"epoch": 1, "state_dict": whole}, plain)
+    add("own_module", {"student_head.w": torch.ones(2), "teacher.x": torch.ones(1)},
+        listing({"student_head.w": torch.ones(2), "teacher.x": torch.ones(1)}))
     weights = {"w": torch.nn.Parameter(torch.randn(3, 4)), "b": torch.randn(2)}
     add("parameters", weights, listing(weights))
     types = {TYPES[t]: (torch.arange(6) % 2 if t == torch.bool else torch.arange(6)).to(t).reshape(2, 3) for t in TYPES}
@@ -79,15 +88,20 @@ def make(folder):
     add("expanded", {"w": torch.zeros(1).expand(10)}, "error .contiguous()")
     add("module", net, "error save model.state_dict()")
     add("nothing", {"epoch": 3}, "error no tensors")
-    add("old_form", state, "error before 1.6", _use_new_zipfile_serialization=False)
+    add("old_form", state, plain, _use_new_zipfile_serialization=False)
     add("script", None, "error TorchScript")
     torch.jit.script(net).save(f"{folder}/script.pth")
     with open(f"{folder}/cases", "w") as out:
         out.write("\n".join(cases) + "\n")
 
 
-make(sys.argv[1])
-if len(sys.argv) > 2:
-    loaded = torch.load(sys.argv[2], map_location="cpu", weights_only=False)
-    with open(f"{sys.argv[1]}/published.txt", "w") as out:
-        out.write(listing(loaded["model"]))
+def main():
+    make(sys.argv[1])
+    if len(sys.argv) > 2:
+        loaded = torch.load(sys.argv[2], map_location="cpu", weights_only=False)
+        with open(f"{sys.argv[1]}/published.txt", "w") as out:
+            out.write(listing(loaded["model"]))
+
+
+if __name__ == "__main__":
+    main()

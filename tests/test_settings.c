@@ -2,12 +2,14 @@
  * arrive where they belong. */
 #include "base/files.h"
 #include "train/settings.h"
+#include "train/settings_names.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -89,6 +91,19 @@ static void contradictions_are_refused(void **state)
     refused((const char *[]){"optim.loss_scale=1e9", NULL}, "optim.loss_scale");
     refused((const char *[]){"optim.loss_scale=128x", NULL}, "optim.loss_scale");
     refused((const char *[]){"teacher.memo=maybe", NULL}, "teacher.memo");
+    refused((const char *[]){"student.model=resnet21", NULL}, "did you mean 'resnet20'?");
+    refused((const char *[]){"data.options=classes=x", NULL}, "data.options");
+    refused((const char *[]){"run.name=a/b", NULL}, "a name without '/'");
+    refused((const char *[]){"run.project=../x", NULL}, "below runs/");
+    refused((const char *[]){"schedule.kind=cosine", "schedule.min_lr=1", NULL}, "would rise");
+    refused((const char *[]){"train.time_limit=0x10s", NULL}, "train.time_limit");
+    refused((const char *[]){"distill.method=kd", "teacher.model=resnet8", "teacher.weights=x",
+                             "distill.ce_weight=0", "distill.kd_weight=0", NULL},
+            "nothing to learn from");
+    refused((const char *[]){"distill.method=energy_kd", "teacher.model=resnet8",
+                             "teacher.weights=x", "energy_kd.r_low=0.5", "energy_kd.r_high=0.5",
+                             NULL},
+            "leave no middle");
 }
 
 static void values_arrive(void **state)
@@ -142,6 +157,99 @@ static void switches_arrive(void **state)
     settings_free(&s);
 }
 
+static void write_text(const char *dir, const char *name, const char *text)
+{
+    char *path = path_join(dir, name);
+    assert_null(file_write_atomic(path, text, strlen(text)));
+    free(path);
+}
+
+/* A base file may serve several methods; a section that has no effect is an error only where it was meant to have one. The
+ * resolved text leaves it out, and loads again. */
+static void sections_of_other_methods(void **state)
+{
+    (void)state;
+    const char *root = getenv("TMPDIR");
+    char *dir = xformat("%s/cudistill-XXXXXX", root ? root : "/tmp");
+    assert_non_null(mkdtemp(dir));
+    write_text(dir, "base.ini",
+               "[teacher]\nmodel = resnet8\nweights = t.pth\n[energy_kd]\nr_low = 0.3\n");
+    write_text(dir, "kd.ini", "include = base.ini\n[distill]\nmethod = kd\n");
+    write_text(dir, "both.ini", "[energy_kd]\n[distill]\nmethod = none\n[energy_kd]\nt_mid = 3\n");
+    char *path = path_join(dir, "kd.ini");
+    Settings s;
+    assert_null(settings_load(path, NULL, 0, &s));
+    char *text = config_text(s.config, true);
+    assert_null(strstr(text, "energy_kd]"));
+    write_text(dir, "resolved.ini", text);
+    free(text);
+    settings_free(&s);
+    free(path);
+    path = path_join(dir, "resolved.ini");
+    assert_null(settings_load(path, NULL, 0, &s));
+    assert_int_equal(s.objective.method, METHOD_KD);
+    settings_free(&s);
+    free(path);
+    path = path_join(dir, "both.ini");
+    Err *err = settings_load(path, NULL, 0, &s);
+    assert_non_null(err);
+    assert_non_null(strstr(err->message, "both.ini:5:9: energy_kd.t_mid has no effect"));
+    err_free(err);
+    free(path);
+    refused((const char *[]){"energy_kd.t_mid=3", NULL}, "set distill.method = energy_kd");
+    assert_null(dir_remove(dir));
+    free(dir);
+}
+
+/* Every foreign name leads to a key that exists, and no program has one name for two keys. */
+static void names_fit_the_keys(void **state)
+{
+    (void)state;
+    size_t count;
+    size_t n_keys;
+    const ConfigNames *rows = settings_names(&count);
+    const ConfigKey *keys = settings_schema(&n_keys);
+    for (size_t i = 0; i < count; i++) {
+        size_t k = 0;
+        while (k < n_keys && (strcmp(keys[k].section, rows[i].section) != 0 ||
+                              strcmp(keys[k].key, rows[i].key) != 0)) {
+            k++;
+        }
+        if (k == n_keys) {
+            fail_msg("there is no key %s.%s", rows[i].section, rows[i].key);
+        }
+        for (int program = 0; program < NAMES_COUNT; program++) {
+            const char *name = rows[i].names[program];
+            assert_ptr_equal(settings_name(rows[i].section, rows[i].key, (NameOrigin)program),
+                             name);
+            for (size_t j = 0; name && j < i; j++) {
+                const char *other = rows[j].names[program];
+                const size_t n = strcspn(name, "|");
+                if (other && strcspn(other, "|") == n && strncmp(name, other, n) == 0) {
+                    fail_msg("%.*s stands for %s.%s and %s.%s", (int)n, name, rows[i].section,
+                             rows[i].key, rows[j].section, rows[j].key);
+                }
+            }
+        }
+    }
+    const ConfigTable table = settings_table();
+    for (size_t i = 0; i < table.word_count; i++) {
+        size_t k = 0;
+        while (k < n_keys &&
+               !(keys[k].type == CONFIG_ENUM && strstr(keys[k].names, table.words[i].choice))) {
+            k++;
+        }
+        assert_true(k < n_keys);
+    }
+    for (size_t k = 0; k < n_keys; k++) {
+        assert_true(strlen(keys[k].help) > 0);
+    }
+    assert_string_equal(settings_name("distill", "temperature", NAMES_REPDISTILLER), "--kd_T");
+    assert_null(settings_name("distill", "temperature", NAMES_TIMM));
+    assert_string_equal(names_origin(NAMES_MDISTILLER), "mdistiller");
+    assert_null(names_origin(NAMES_COMMON));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -149,6 +257,8 @@ int main(void)
         cmocka_unit_test(contradictions_are_refused),
         cmocka_unit_test(values_arrive),
         cmocka_unit_test(switches_arrive),
+        cmocka_unit_test(sections_of_other_methods),
+        cmocka_unit_test(names_fit_the_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

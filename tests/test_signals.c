@@ -60,6 +60,11 @@ static void user(void)
     (void)raise(SIGUSR1);
 }
 
+static void user2(void)
+{
+    (void)raise(SIGUSR2);
+}
+
 static void interrupt(void)
 {
     (void)raise(SIGINT);
@@ -105,6 +110,7 @@ static void test_first_asks(void **state)
     assert_exit(none, 0);
     assert_exit(terminate, EXIT_PREEMPTED);
     assert_exit(user, EXIT_PREEMPTED);
+    assert_exit(user2, EXIT_PREEMPTED);
     assert_exit(interrupt, EXIT_INTERRUPTED);
     assert_exit(echo, EXIT_INTERRUPTED);
 }

@@ -112,11 +112,12 @@ static void run_sgd(CpuStep *own, const Step *step, const RunArgs *args)
     const float *stats = cpu_in_at(step, args, 1);
     const float *loss_scale = cpu_in_at(step, args, 2);
     double factor = (double)hyper[HYPER_GRAD_SCALE] / (loss_scale ? (double)loss_scale[0] : 1.0);
-    if (stats && stats[1] > 0.0f) {
+    const double norm = stats ? factor * sqrt((double)stats[0]) : 0.0;
+    if (stats && (stats[1] > 0.0f ||
+                  (hyper[HYPER_SKIP_NORM] > 0.0f && norm > (double)hyper[HYPER_SKIP_NORM]))) {
         return;
     }
     if (stats && hyper[HYPER_CLIP_NORM] > 0.0f) {
-        const double norm = factor * sqrt((double)stats[0]);
         factor *= fmin(1.0, (double)hyper[HYPER_CLIP_NORM] / (norm + 1e-6));
     }
     const SgdCoef coef = {.lr = hyper[HYPER_LR],

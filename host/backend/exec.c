@@ -264,13 +264,20 @@ static const Rung *smallest_rung(const Exec *exec, int rows)
     return exec_full_rung(exec);
 }
 
-static void run_step(Exec *exec, const Rung *rung, int index, const RunArgs *args)
+/* Who looks on while the nodes run one by one; watch NULL: nobody. */
+typedef struct {
+    ExecWatch watch;
+    void *context;
+} Watcher;
+
+static void run_step(Exec *exec, const Rung *rung, int index, const RunArgs *args,
+                     const Watcher *watcher)
 {
     Backend *backend = exec->backend;
     const PlanStep *plan_step = &exec->plan->steps[index];
     const Step *step = &rung->steps[plan_step->node];
     const Queue queue = (Queue)plan_step->queue;
-    if (!exec->options.time_steps) {
+    if (!exec->options.time_steps && !watcher->watch) {
         backend->run(backend, queue, step, args);
         return;
     }
@@ -278,11 +285,15 @@ static void run_step(Exec *exec, const Rung *rung, int index, const RunArgs *arg
     const double start = now_s();
     backend->run(backend, queue, step, args);
     backend->sync(backend, queue);
-    exec->times[index].seconds += now_s() - start;
+    const double seconds = now_s() - start;
+    exec->times[index].seconds += seconds;
     exec->times[index].runs++;
+    if (watcher->watch) {
+        watcher->watch(watcher->context, &rung->graph, plan_step->node, seconds);
+    }
 }
 
-void exec_run(Exec *exec, const ExecRun *run)
+static void run_steps(Exec *exec, const ExecRun *run, const Watcher *watcher)
 {
     Backend *backend = exec->backend;
     const Rung *rung = smallest_rung(exec, run->rows);
@@ -306,7 +317,7 @@ void exec_run(Exec *exec, const ExecRun *run)
             backend->wait(backend, (Queue)step->queue, exec->step_event[step->waits[w]]);
         }
         if (run->bn_update || exec->graph.nodes[step->node].op != OP_BN_RUNNING) {
-            run_step(exec, rung, i, &args[step->queue]);
+            run_step(exec, rung, i, &args[step->queue], watcher);
         }
         if (step->records) {
             backend->record(backend, (Queue)step->queue, exec->step_event[i]);
@@ -314,6 +325,28 @@ void exec_run(Exec *exec, const ExecRun *run)
         exec_reduce_ready(exec, i, &next_reduction);
     }
     join_queues(exec, run);
+}
+
+void exec_run(Exec *exec, const ExecRun *run)
+{
+    run_steps(exec, run, &(Watcher){0});
+}
+
+void exec_run_watched(Exec *exec, const ExecRun *run, ExecWatch watch, void *context)
+{
+    run_steps(exec, run, &(Watcher){.watch = watch, .context = context});
+}
+
+bool exec_peek(Exec *exec, const Graph *graph, int tensor, void *data)
+{
+    if (exec->plan->at[tensor].arena == ARENA_NONE) {
+        return false;
+    }
+    Backend *backend = exec->backend;
+    backend->download(backend, QUEUE_COMPUTE, data, address(exec, tensor),
+                      tensor_bytes(&graph->tensors[tensor]));
+    backend->sync(backend, QUEUE_COMPUTE);
+    return true;
 }
 
 /* ---- Reports ---- */

@@ -63,11 +63,12 @@ void ref_sgd(const Step *step, const RunArgs *args)
     const int stats = node->n_in > 1 ? node->in[1] : -1;
     if (stats >= 0) {
         const void *address = step_address(step, args, stats);
-        if (dtype_load(tensors[stats].dtype, address, 1) > 0) {
-            return;
-        }
         const double norm =
             sgd.hyper[HYPER_GRAD_SCALE] * sqrt(dtype_load(tensors[stats].dtype, address, 0));
+        const double longest = sgd.hyper[HYPER_SKIP_NORM];
+        if (dtype_load(tensors[stats].dtype, address, 1) > 0 || (longest > 0 && norm > longest)) {
+            return;
+        }
         if (sgd.hyper[HYPER_CLIP_NORM] > 0) {
             sgd.clip = fmin(1, sgd.hyper[HYPER_CLIP_NORM] / (norm + 1e-6));
         }

@@ -1,262 +1,201 @@
-/* Strict INI: reads files through inih, checks every line and value against the caller's key table, collects all
- * errors. inih by itself gives handlers no line number, takes an indented line as a continuation, cuts long lines
- * and long section names silently and never reports a section without keys; so the lines reach it through a
- * reader of our own that counts them and replaces each bad line by an empty one after noting the error. */
+/* The loaded configuration: defaults, files and overrides one after the other into the slots of the key table, all errors
+ * collected, values read and written. Reading of files is in config_file.c, of values in config_value.c, suggestions in
+ * config_hint.c. */
 #include "base/config.h"
 
-#include "base/config_value.h"
-#include "base/files.h"
+#include "base/config_hint.h"
+#include "base/config_parts.h"
 #include "base/near.h"
+#include "base/text.h"
 
 #include <ctype.h>
-#include <ini.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME_MAX_BYTES = 49, FILE_MAX_BYTES = 1 << 20, ERRORS_MAX = 50 };
+enum { NAME_MAX_BYTES = 49, ERRORS_MAX = 50 };
 
-enum { SOURCE_DEFAULT = -1, SOURCE_SET = -2 };
-
-struct Config {
-    const ConfigKey *keys;
-    size_t key_count;
-    ConfigSlot *slots;
-};
-
-/* Errors of one load, and what is shared between the files of one load. */
-typedef struct {
-    Config *config;
-    char *errors; /* lines joined by '\n'; NULL while there is none */
-    int error_count;
-    ExitCode code; /* of the first error */
-    int file_count;
-} Load;
-
-/* One file being read; `outer` is the file that includes it. */
-typedef struct Source {
-    const struct Source *outer;
-    Load *load;
-    const char *path; /* as named by the user or the include */
-    char *real_path;  /* canonical, to find cycles */
-    const char *next; /* rest of the text */
-    int number;
-    int line;
-    bool in_section;
-    bool section_known;
-    bool include_seen;
-} Source;
-
-/* Where a value stands: for messages, for its origin, for relative paths. */
-typedef struct {
-    const char *place; /* "FILE:LINE" or "--set section.key=value" */
-    const char *origin;
-    const char *path; /* file, or NULL */
-    int source;
-    int line;
-} Place;
+#define SET_ORIGIN "--set"
 
 /* ---- Errors ---- */
 
-__attribute__((format(printf, 3, 4))) static void note(Load *load, const char *place,
-                                                       const char *format, ...)
+static void add_fault(Config *config, int order, char *text)
 {
-    load->error_count++;
-    if (load->error_count > ERRORS_MAX) {
-        return;
+    config->faults = xgrow(config->faults, &config->fault_capacity, config->fault_count + 1,
+                           sizeof *config->faults);
+    config->faults[config->fault_count] = (ConfigFault){text, order, config->fault_count};
+    config->fault_count++;
+}
+
+static char *place_text(const ConfigPlace *place, int column)
+{
+    if (place->path == NULL) {
+        return xstrdup(place->shown);
     }
-    va_list args;
-    va_start(args, format);
-    char *message = xvformat(format, args);
-    va_end(args);
-    char *all = xformat("%s%s%s: %s", load->errors != NULL ? load->errors : "",
-                        load->errors != NULL ? "\n" : "", place, message);
-    free(message);
-    free(load->errors);
-    load->errors = all;
+    return column > 0        ? xformat("%s:%d:%d", place->path, place->line, column)
+           : place->line > 0 ? xformat("%s:%d", place->path, place->line)
+                             : xstrdup(place->path);
 }
 
-__attribute__((format(printf, 2, 3))) static void note_line(const Source *source,
-                                                            const char *format, ...)
+void config_note(Config *config, const ConfigPlace *place, int column, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
     char *message = xvformat(format, args);
     va_end(args);
-    char *place = xformat("%s:%d", source->path, source->line);
-    note(source->load, place, "%s", message);
-    free(place);
+    char *where = place_text(place, column);
+    add_fault(config, config->order, xformat("%s: %s", where, message));
+    free(where);
     free(message);
 }
 
-/* ---- The table ---- */
-
-static bool section_exists(const Config *config, const char *section)
+static const ConfigSlot *slot_of(const Config *config, const char *section, const char *key)
 {
-    for (size_t i = 0; i < config->key_count; i++) {
-        if (strcmp(config->keys[i].section, section) == 0) {
+    const size_t index = config_key_index(&config->table, section, key);
+    CHECK(index < config->table.key_count, "the key table has no %s.%s", section, key);
+    return &config->slots[index];
+}
+
+static const ConfigSectionSeen *seen_section(const Config *config, const char *section)
+{
+    for (size_t i = 0; i < config->section_count; i++) {
+        if (strcmp(config->sections[i].name, section) == 0) {
+            return &config->sections[i];
+        }
+    }
+    return NULL;
+}
+
+void config_fault(Config *config, const char *section, const char *key, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    char *message = xvformat(format, args);
+    va_end(args);
+    const ConfigSlot *slot = slot_of(config, section, key);
+    const ConfigSectionSeen *seen = seen_section(config, section);
+    const char *place = slot->place != NULL ? slot->place
+                        : seen != NULL      ? seen->place
+                                            : config->path;
+    int order = config->order;
+    if (place != config->path) {
+        order = slot->place != NULL ? slot->order : seen->order;
+    }
+    add_fault(config, order, place != NULL ? xformat("%s: %s", place, message) : xstrdup(message));
+    free(message);
+}
+
+bool config_refused(const Config *config, const char *section, const char *key)
+{
+    for (size_t i = 0; key == NULL && i < config->table.key_count; i++) {
+        if (strcmp(config->table.keys[i].section, section) == 0 && config->slots[i].refused) {
             return true;
         }
     }
-    return false;
+    return key != NULL && slot_of(config, section, key)->refused;
 }
 
-/* key_count when absent. */
-static size_t key_index(const Config *config, const char *section, const char *key)
+static int compare_faults(const void *a, const void *b)
 {
-    size_t i = 0;
-    while (i < config->key_count && (strcmp(config->keys[i].section, section) != 0 ||
-                                     strcmp(config->keys[i].key, key) != 0)) {
-        i++;
+    const ConfigFault *p = a;
+    const ConfigFault *q = b;
+    if (p->order != q->order) {
+        return p->order < q->order ? -1 : 1;
     }
-    return i;
+    return p->index < q->index ? -1 : p->index > q->index;
 }
 
-static void note_unknown_section(Load *load, const char *place, const char *section)
+Err *config_errors(const Config *config)
 {
-    NearMiss near = near_start(section);
-    for (size_t i = 0; i < load->config->key_count; i++) {
-        near_offer(&near, load->config->keys[i].section);
+    const size_t count = config->fault_count;
+    if (count == 0) {
+        return NULL;
     }
-    char *hint = near_hint(&near);
-    note(load, place, "unknown section [%s]%s", section, hint);
-    free(hint);
+    ConfigFault *sorted = xmalloc(count * sizeof *sorted);
+    memcpy(sorted, config->faults, count * sizeof *sorted);
+    qsort(sorted, count, sizeof *sorted, compare_faults);
+    Text text = {0};
+    for (size_t i = 0; i < count && i < ERRORS_MAX; i++) {
+        text_add(&text, "%s\n", sorted[i].text);
+    }
+    if (count > ERRORS_MAX) {
+        text_add(&text, "and %zu more\n", count - ERRORS_MAX);
+    }
+    text_add(&text, "%zu error%s, nothing was started.", count, count == 1 ? "" : "s");
+    Err *err = err_new(config->code, "%s", text.text);
+    text_free(&text);
+    free(sorted);
+    return err;
 }
 
-static void note_unknown_key(Load *load, const char *place, const char *section, const char *key)
+/* ---- Values into slots ---- */
+
+static void refuse_repetition(Config *config, const ConfigPlace *place, const ConfigSlot *old,
+                              const char *section, const char *key)
 {
-    NearMiss near = near_start(key);
-    const char *elsewhere = NULL;
-    for (size_t i = 0; i < load->config->key_count; i++) {
-        const ConfigKey *row = &load->config->keys[i];
-        if (strcmp(row->section, section) == 0) {
-            near_offer(&near, row->key);
-        } else if (strcmp(row->key, key) == 0) {
-            elsewhere = row->section;
-        }
+    if (place->source == CONFIG_SOURCE_SET) {
+        config_note(config, place, 0, "%s.%s is given twice", section, key);
+    } else {
+        config_note(config, place, 1, "'%s' is given twice in [%s]; first in line %d", key, section,
+                    old->line);
     }
-    char *hint = near.best == NULL && elsewhere != NULL ? xformat("; it belongs to [%s]", elsewhere)
-                                                        : near_hint(&near);
-    note(load, place, "unknown key '%s' in [%s]%s", key, section, hint);
-    free(hint);
 }
 
-/* Puts `text` into the slot of section.key, or notes why not; then the slot keeps what it had. */
-static void assign(Load *load, const Place *place, const char *section, const char *key,
+static void keep_slot(ConfigSlot *old, ConfigSlot *slot, char *reason, Config *config,
+                      const ConfigPlace *place, const ConfigKey *row)
+{
+    if (reason == NULL) {
+        config_slot_free(old);
+        *old = *slot;
+        return;
+    }
+    config_note(config, place, place->column, "%s.%s: %s", row->section, row->key, reason);
+    free(reason);
+    /* Place, origin and order of what was refused: later checks speak of it, and a second line is still a repetition. */
+    free(old->place);
+    free(old->origin);
+    old->place = slot->place;
+    old->origin = slot->origin;
+    old->source = slot->source;
+    old->line = slot->line;
+    old->order = slot->order;
+    old->refused = true;
+    slot->place = NULL;
+    slot->origin = NULL;
+    config_slot_free(slot);
+}
+
+void config_assign(Config *config, const ConfigPlace *place, const char *section, const char *key,
                    const char *text)
 {
-    Config *config = load->config;
-    const size_t index = key_index(config, section, key);
-    if (index == config->key_count) {
-        note_unknown_key(load, place->place, section, key);
+    const size_t index = config_key_index(&config->table, section, key);
+    if (index == config->table.key_count) {
+        char *hint = config_hint_key(&config->table, section, key);
+        config_note(config, place, 1, "unknown key '%s' in [%s]%s", key, section, hint);
+        free(hint);
         return;
     }
     ConfigSlot *old = &config->slots[index];
-    if (old->source == place->source && place->source == SOURCE_SET) {
-        note(load, place->place, "%s.%s is given twice", section, key);
+    /* Of the command line, --set and a flag may give the same key: the later one counts. */
+    const bool repeated =
+        place->source != CONFIG_SOURCE_DEFAULT && old->source == place->source &&
+        (place->source != CONFIG_SOURCE_SET || strcmp(old->origin, place->origin) == 0);
+    if (repeated) {
+        refuse_repetition(config, place, old, section, key);
         return;
     }
-    if (old->source == place->source && place->source != SOURCE_DEFAULT) {
-        note(load, place->place, "'%s' is given twice in [%s]; first in line %d", key, section,
-             old->line);
-        return;
-    }
-    ConfigSlot slot = {.text = config_trimmed(text, text + strlen(text)),
-                       .origin = xstrdup(place->origin),
-                       .source = place->source,
-                       .line = place->line};
-    char *reason = config_slot_parse(&config->keys[index], &slot, place->path);
-    if (reason == NULL) {
-        config_slot_free(old);
-        *old = slot;
-        return;
-    }
-    note(load, place->place, "%s.%s: %s", section, key, reason);
-    free(reason);
-    config_slot_free(&slot);
-    /* A second line with this key is still a repetition. */
-    old->source = place->source;
-    old->line = place->line;
+    ConfigSlot slot = {
+        .text = config_trimmed(text, text + strlen(text)),
+        .origin = xstrdup(place->origin),
+        .place = place->source == CONFIG_SOURCE_DEFAULT ? NULL : place_text(place, place->column),
+        .source = place->source,
+        .line = place->line,
+        .order = config->order};
+    char *reason =
+        config_slot_parse(&config->table, &config->table.keys[index], &slot, place->path);
+    keep_slot(old, &slot, reason, config, place, &config->table.keys[index]);
 }
 
-/* ---- Files ---- */
-
-static void load_file(Load *load, const Source *outer, const char *path);
-
-static void load_include(Source *source, const char *value)
-{
-    if (source->include_seen) {
-        note_line(source, "a second include; one is allowed");
-        return;
-    }
-    source->include_seen = true;
-    char *reason = NULL;
-    char *path = config_resolve_path(value, source->path, &reason);
-    if (path == NULL) {
-        note_line(source, "include: %s", reason);
-        free(reason);
-        return;
-    }
-    load_file(source->load, source, path);
-    free(path);
-}
-
-static int on_value(void *user, const char *section, const char *key, const char *value)
-{
-    Source *source = user;
-    if (!source->in_section) {
-        if (strcmp(key, "include") == 0) {
-            load_include(source, value);
-        } else {
-            note_line(source, "'%s' stands before the first [section]", key);
-        }
-        return 1;
-    }
-    if (!source->section_known) {
-        return 1; /* the section's own line was reported */
-    }
-    if (strcmp(key, "include") == 0 &&
-        key_index(source->load->config, section, key) == source->load->config->key_count) {
-        note_line(source, "include must stand above the first [section]");
-        return 1;
-    }
-    char *origin = xformat("%s:%d", source->path, source->line);
-    const Place place = {.place = origin,
-                         .origin = origin,
-                         .path = source->path,
-                         .source = source->number,
-                         .line = source->line};
-    assign(source->load, &place, section, key, value);
-    free(origin);
-    return 1;
-}
-
-static void enter_section(Source *source, const char *line)
-{
-    source->in_section = true;
-    source->section_known = false;
-    const char *close = strchr(line, ']');
-    if (close == NULL) {
-        note_line(source, "']' is missing");
-        return;
-    }
-    const char *rest = close + 1;
-    rest += strspn(rest, " \t\r");
-    if (*rest != '\0') {
-        note_line(source, "nothing may follow [section] on its line");
-        return;
-    }
-    char *name = xformat("%.*s", (int)(close - line - 1), line + 1);
-    source->section_known = section_exists(source->load->config, name);
-    if (!source->section_known) {
-        char *place = xformat("%s:%d", source->path, source->line);
-        note_unknown_section(source->load, place, name);
-        free(place);
-    }
-    free(name);
-}
-
-static bool has_inline_comment(const char *line)
+bool config_has_inline_comment(const char *line)
 {
     for (const char *at = strchr(line, ';'); at != NULL; at = strchr(at + 1, ';')) {
         if (at > line && isspace((unsigned char)at[-1])) {
@@ -266,192 +205,190 @@ static bool has_inline_comment(const char *line)
     return false;
 }
 
-/* True when inih may see the line. */
-static bool check_line(Source *source, const char *line, size_t limit)
-{
-    const char *start = line + strspn(line, " \t\r\f\v");
-    if (*start == '\0' || *start == '#' || *start == ';') {
-        return false;
-    }
-    if (strlen(line) > limit) {
-        note_line(source, "the line has %zu bytes, at most %zu are allowed", strlen(line), limit);
-        return false;
-    }
-    if (start > line) {
-        note_line(source, "the line is indented; begin it in the first column");
-        return false;
-    }
-    if (*line == '[') {
-        enter_section(source, line);
-        return source->section_known;
-    }
-    const size_t name_length = strcspn(line, "=:");
-    if (line[name_length] != '=' || name_length == 0) {
-        note_line(source, "expected 'key = value', '[section]' or a comment");
-        return false;
-    }
-    if (has_inline_comment(line)) {
-        note_line(source, "a comment behind a value; comments go on lines of their own");
-        return false;
-    }
-    return true;
-}
-
-/* fgets for inih: one line of the text, empty where the line is a comment or an error was noted. */
-static char *next_line(char *buffer, int size, void *stream)
-{
-    Source *source = stream;
-    if (*source->next == '\0') {
-        return NULL;
-    }
-    const size_t length = strcspn(source->next, "\n");
-    char *line = xformat("%.*s", (int)length, source->next);
-    source->next += length + (source->next[length] == '\n');
-    source->line++;
-    const size_t used = strlen(line);
-    if (used > 0 && line[used - 1] == '\r') {
-        line[used - 1] = '\0';
-    }
-    const size_t room = (size_t)size - 2;
-    const bool good = check_line(source, line, room < CONFIG_LINE_MAX ? room : CONFIG_LINE_MAX);
-    (void)snprintf(buffer, (size_t)size, "%s\n", good ? line : "");
-    free(line);
-    return buffer;
-}
-
-static bool find_cycle(const Source *source, const char *real_path)
-{
-    for (const Source *at = source; at != NULL; at = at->outer) {
-        if (strcmp(at->real_path, real_path) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void load_file(Load *load, const Source *outer, const char *path)
-{
-    char *text = NULL;
-    Err *err = file_read_text(path, FILE_MAX_BYTES, &text);
-    if (err != NULL) {
-        char *place = outer != NULL ? xformat("%s:%d", outer->path, outer->line) : xstrdup(path);
-        note(load, place, "%s%s", outer != NULL ? "include: " : "", err->message);
-        free(place);
-        if (load->error_count == 1 && outer == NULL) {
-            load->code = err->code;
-        }
-        err_free(err);
-        return;
-    }
-    char *real_path = realpath(path, NULL);
-    if (real_path == NULL) {
-        real_path = xstrdup(path);
-    }
-    if (find_cycle(outer, real_path)) {
-        note_line(outer, "include: '%s' is being read already; it would include itself", path);
-    } else {
-        const bool has_bom = strncmp(text, "\xEF\xBB\xBF", 3) == 0;
-        Source source = {.outer = outer,
-                         .load = load,
-                         .path = path,
-                         .real_path = real_path,
-                         .next = text + (has_bom ? 3 : 0),
-                         .number = load->file_count++};
-        const int result = ini_parse_stream(next_line, &source, on_value, &source);
-        CHECK(result == 0, "inih stopped in line %d of '%s', which had passed our checks", result,
-              path);
-    }
-    free(real_path);
-    free(text);
-}
-
 /* ---- Defaults and overrides ---- */
 
-static void load_defaults(Load *load)
+static void load_defaults(Config *config)
 {
-    const Place place = {.place = "default", .origin = "default", .source = SOURCE_DEFAULT};
-    const Config *config = load->config;
-    for (size_t i = 0; i < config->key_count; i++) {
-        const ConfigKey *row = &config->keys[i];
-        CHECK(key_index(config, row->section, row->key) == i, "the key table holds %s.%s twice",
-              row->section, row->key);
+    const ConfigPlace place = {
+        .shown = "default", .origin = "default", .source = CONFIG_SOURCE_DEFAULT};
+    const ConfigTable *table = &config->table;
+    for (size_t i = 0; i < table->key_count; i++) {
+        const ConfigKey *row = &table->keys[i];
+        CHECK(config_key_index(table, row->section, row->key) == i,
+              "the key table holds %s.%s twice", row->section, row->key);
         CHECK(strlen(row->section) <= NAME_MAX_BYTES && strlen(row->key) <= NAME_MAX_BYTES,
               "a name of the key table is too long: %s.%s", row->section, row->key);
-        config->slots[i].source = SOURCE_DEFAULT;
+        config->slots[i].source = CONFIG_SOURCE_DEFAULT;
         if (row->fallback != NULL) {
-            assign(load, &place, row->section, row->key, row->fallback);
-            CHECK(load->error_count == 0, "a default of the key table: %s", load->errors);
+            config_assign(config, &place, row->section, row->key, row->fallback);
+            CHECK(config->fault_count == 0, "a default of the key table: %s",
+                  config->faults[0].text);
         }
     }
 }
 
-static void load_override(Load *load, const char *override)
+/* For "lr=0.1": "; did you mean optim.lr=0.1?", all sections that have the key, or NULL. */
+static char *sections_hint(const ConfigTable *table, const char *key, const char *value)
 {
-    char *shown = xformat("--set %s", override);
-    const char *equals = strchr(override, '=');
-    const char *dot = strchr(override, '.');
-    if (equals == NULL || dot == NULL || dot > equals) {
-        note(load, shown, "expected section.key=value");
-        free(shown);
-        return;
+    Text text = {0};
+    for (size_t i = 0; i < table->key_count; i++) {
+        if (near_same(table->keys[i].key, key)) {
+            text_add(&text, "%s%s.%s=%s", text.size == 0 ? "; did you mean " : " or ",
+                     table->keys[i].section, table->keys[i].key, value);
+        }
     }
-    char *section = config_trimmed(override, dot);
-    char *key = config_trimmed(dot + 1, equals);
-    const Place place = {.place = shown, .origin = "--set", .source = SOURCE_SET};
-    if (!section_exists(load->config, section)) {
-        note_unknown_section(load, shown, section);
-    } else if (strlen(key) + strlen(" = ") + strlen(equals + 1) > CONFIG_LINE_MAX) {
-        note(load, shown, "the value is too long (a line holds %d bytes)", CONFIG_LINE_MAX);
-    } else if (strchr(equals, '\n') != NULL || has_inline_comment(equals + 1)) {
-        note(load, shown, "a value holds neither a line break nor ' ;'");
-    } else {
-        assign(load, &place, section, key, equals + 1);
+    if (text.size > 0) {
+        text_puts(&text, "?");
     }
+    return text.text;
+}
+
+/* "lr=0.1", "optim.lr 0.1" and "optim.lr: 0.1". */
+static void note_shape(Config *config, const ConfigPlace *place, const char *text)
+{
+    const size_t length = strcspn(text, "=: \t");
+    char *name = xformat("%.*s", (int)length, text);
+    const char *value = text + length;
+    value += strspn(value, "=: \t");
+    const char *dot = strchr(name, '.');
+    char *section = dot != NULL ? xformat("%.*s", (int)(dot - name), name) : xstrdup("");
+    char *hint = NULL;
+    if (dot == NULL) {
+        hint = sections_hint(&config->table, name, value[0] != '\0' ? value : "VALUE");
+    } else if (config_key_index(&config->table, section, dot + 1) < config->table.key_count) {
+        hint = xformat("; write %s=%s", name, value[0] != '\0' ? value : "VALUE");
+    }
+    if (hint == NULL) {
+        hint = config_hint_key(&config->table, NULL, name);
+    }
+    config_note(config, place, 0, "expected section.key=value%s", hint);
+    free(hint);
     free(section);
-    free(key);
+    free(name);
+}
+
+static void assign_override(Config *config, ConfigPlace *place, const char *section,
+                            const char *key, const char *value)
+{
+    if (!config_has_section(&config->table, section)) {
+        const char *meant = NULL;
+        char *whole = xformat("%s.%s", section, key);
+        char *hint = config_hint_key(&config->table, NULL, whole);
+        if (hint[0] == '\0') {
+            free(hint);
+            hint = config_hint_section(&config->table, section, &meant);
+        }
+        config_note(config, place, 0, "unknown section [%s]%s", section, hint);
+        free(hint);
+        free(whole);
+    } else if (strlen(key) + strlen(" = ") + strlen(value) > CONFIG_LINE_MAX) {
+        config_note(config, place, 0, "the value is too long (a line holds %d bytes)",
+                    CONFIG_LINE_MAX);
+    } else if (value[strspn(value, " ")] == ';' || config_has_inline_comment(value)) {
+        config_note(config, place, 0, "a value cannot begin with ';' or hold ' ;'");
+    } else {
+        config_assign(config, place, section, key, value);
+    }
+}
+
+/* What is no text goes to the terminal as question marks. */
+static void make_printable(char *text)
+{
+    if (!config_is_text(text)) {
+        for (char *at = text; *at != '\0'; at++) {
+            const unsigned char c = (unsigned char)*at;
+            *at = c < 0x20 || c > 0x7E ? '?' : *at;
+        }
+    }
+}
+
+static void load_override(Config *config, const ConfigOverride *override)
+{
+    config->order++;
+    const char *text = override->text;
+    const char *equals = strchr(text, '=');
+    const char *dot = strchr(text, '.');
+    /* A flag is shown as it was given, not as the setting that it stands for. */
+    char *shown = strcmp(override->origin, SET_ORIGIN) != 0 && equals != NULL
+                      ? xformat("%s %s", override->origin, equals + 1)
+                      : xformat("%s %s", override->origin, text);
+    make_printable(shown);
+    ConfigPlace place = {.shown = shown, .origin = override->origin, .source = CONFIG_SOURCE_SET};
+    if (!config_is_text(text)) {
+        config_note(config, &place, 0, "a setting is UTF-8 without control characters");
+    } else if (equals == NULL || dot == NULL || dot > equals) {
+        note_shape(config, &place, text);
+    } else {
+        char *section = config_trimmed(text, dot);
+        char *key = config_trimmed(dot + 1, equals);
+        assign_override(config, &place, section, key, equals + 1);
+        free(section);
+        free(key);
+    }
     free(shown);
 }
 
-static void check_required(Load *load, const char *path)
+static void check_required(Config *config)
 {
-    for (size_t i = 0; i < load->config->key_count; i++) {
-        const ConfigSlot *slot = &load->config->slots[i];
-        if (slot->text == NULL && slot->source == SOURCE_DEFAULT) {
-            note(load, path != NULL ? path : "--set", "%s.%s must be given",
-                 load->config->keys[i].section, load->config->keys[i].key);
+    for (size_t i = 0; i < config->table.key_count; i++) {
+        const ConfigSlot *slot = &config->slots[i];
+        if (slot->text == NULL && slot->source == CONFIG_SOURCE_DEFAULT) {
+            const ConfigKey *row = &config->table.keys[i];
+            config_fault(config, row->section, row->key, "%s.%s must be given", row->section,
+                         row->key);
         }
     }
+}
+
+/* ---- Life cycle ---- */
+
+static void fill(Config *config, const char *path, const ConfigOverride *overrides,
+                 size_t override_count)
+{
+    config->slots = xcalloc(config->table.key_count, sizeof *config->slots);
+    config->path = path != NULL ? xstrdup(path) : NULL;
+    config->code = EXIT_CONFIG_ERR;
+    load_defaults(config);
+    if (path != NULL) {
+        config_read_file(config, path);
+    }
+    for (size_t i = 0; i < override_count; i++) {
+        load_override(config, &overrides[i]);
+    }
+    if (!config->empty) {
+        config->order++;
+        check_required(config);
+    }
+}
+
+Config *config_read(const ConfigTable *table, const char *path, const ConfigOverride *overrides,
+                    size_t override_count)
+{
+    Config *config = xcalloc(1, sizeof *config);
+    config->table = *table;
+    fill(config, path, overrides, override_count);
+    return config;
 }
 
 Err *config_load(const ConfigKey *keys, size_t key_count, const char *path,
                  const char *const *overrides, size_t override_count, Config **out)
 {
     *out = NULL;
-    Config *config = xcalloc(1, sizeof *config);
-    config->keys = keys;
-    config->key_count = key_count;
-    config->slots = xcalloc(key_count, sizeof *config->slots);
-    Load load = {.config = config, .code = EXIT_CONFIG_ERR};
-    load_defaults(&load);
-    if (path != NULL) {
-        load_file(&load, NULL, path);
-    }
+    ConfigOverride *sets = xcalloc(override_count + 1, sizeof *sets);
     for (size_t i = 0; i < override_count; i++) {
-        load_override(&load, overrides[i]);
+        sets[i] = (ConfigOverride){overrides[i], SET_ORIGIN};
     }
-    if (load.code == EXIT_CONFIG_ERR) {
-        check_required(&load, path);
+    Config *config = xcalloc(1, sizeof *config);
+    config->table = (ConfigTable){.keys = keys, .key_count = key_count};
+    fill(config, path, sets, override_count);
+    free(sets);
+    Err *err = config_errors(config);
+    if (err != NULL) {
+        config_free(config);
+        return err;
     }
-    if (load.error_count == 0) {
-        *out = config;
-        return NULL;
-    }
-    config_free(config);
-    const int more = load.error_count - ERRORS_MAX;
-    Err *err = more > 0 ? err_new(load.code, "%s\nand %d more errors", load.errors, more)
-                        : err_new(load.code, "%s", load.errors);
-    free(load.errors);
-    return err;
+    *out = config;
+    return NULL;
 }
 
 void config_free(Config *config)
@@ -459,27 +396,35 @@ void config_free(Config *config)
     if (config == NULL) {
         return;
     }
-    for (size_t i = 0; i < config->key_count; i++) {
+    for (size_t i = 0; i < config->table.key_count; i++) {
         config_slot_free(&config->slots[i]);
     }
+    for (size_t i = 0; i < config->fault_count; i++) {
+        free(config->faults[i].text);
+    }
+    for (size_t i = 0; i < config->section_count; i++) {
+        free(config->sections[i].name);
+        free(config->sections[i].place);
+    }
     free(config->slots);
+    free(config->faults);
+    free(config->sections);
+    free(config->path);
     free(config);
 }
 
 /* ---- Reading ---- */
 
-static const ConfigSlot *slot_of(const Config *config, const char *section, const char *key)
+static ConfigType type_of(const Config *config, const ConfigSlot *slot)
 {
-    const size_t index = key_index(config, section, key);
-    CHECK(index < config->key_count, "the key table has no %s.%s", section, key);
-    return &config->slots[index];
+    return config->table.keys[slot - config->slots].type;
 }
 
 static const ConfigSlot *typed_slot(const Config *config, const char *section, const char *key,
                                     ConfigType type)
 {
     const ConfigSlot *slot = slot_of(config, section, key);
-    const ConfigType actual = config->keys[slot - config->slots].type;
+    const ConfigType actual = type_of(config, slot);
     CHECK(actual == type, "%s.%s is of type %d, read as type %d", section, key, (int)actual,
           (int)type);
     const bool list = type == CONFIG_INTS || type == CONFIG_FLOATS;
@@ -505,7 +450,7 @@ double config_float(const Config *config, const char *section, const char *key)
 const char *config_str(const Config *config, const char *section, const char *key)
 {
     const ConfigSlot *slot = slot_of(config, section, key);
-    const ConfigType type = config->keys[slot - config->slots].type;
+    const ConfigType type = type_of(config, slot);
     CHECK(type == CONFIG_STRING || type == CONFIG_PATH || type == CONFIG_ENUM,
           "%s.%s is of type %d, read as text", section, key, (int)type);
     return slot->text;
@@ -539,7 +484,16 @@ bool config_has(const Config *config, const char *section, const char *key)
 
 bool config_is_set(const Config *config, const char *section, const char *key)
 {
-    return slot_of(config, section, key)->source != SOURCE_DEFAULT;
+    return slot_of(config, section, key)->source != CONFIG_SOURCE_DEFAULT;
+}
+
+ConfigSource config_source(const Config *config, const char *section, const char *key)
+{
+    const int source = slot_of(config, section, key)->source;
+    return source == CONFIG_SOURCE_DEFAULT ? CONFIG_FROM_DEFAULT
+           : source == CONFIG_SOURCE_SET   ? CONFIG_FROM_OVERRIDE
+           : source == 0                   ? CONFIG_FROM_FILE
+                                           : CONFIG_FROM_INCLUDE;
 }
 
 const char *config_origin(const Config *config, const char *section, const char *key)
@@ -547,41 +501,60 @@ const char *config_origin(const Config *config, const char *section, const char 
     return slot_of(config, section, key)->origin;
 }
 
-static void write_key(const Config *config, size_t index, bool origins, FILE *out)
+/* ---- Writing ---- */
+
+char *config_value_text(const Config *config, const char *section, const char *key)
 {
-    const ConfigKey *row = &config->keys[index];
-    const ConfigSlot *slot = &config->slots[index];
-    if (origins) {
-        (void)fprintf(out, "# %s\n", slot->origin);
+    const ConfigSlot *slot = slot_of(config, section, key);
+    return type_of(config, slot) == CONFIG_PATH ? config_absolute_path(slot->text)
+                                                : xstrdup(slot->text);
+}
+
+void config_leave_out(Config *config, const char *section, const char *key)
+{
+    for (size_t i = 0; i < config->table.key_count; i++) {
+        const ConfigKey *row = &config->table.keys[i];
+        if (strcmp(row->section, section) == 0 && (key == NULL || strcmp(row->key, key) == 0)) {
+            config->slots[i].left_out = true;
+        }
     }
-    char *value = row->type == CONFIG_PATH ? config_absolute_path(slot->text) : xstrdup(slot->text);
-    (void)fprintf(out, value[0] != '\0' ? "%s = %s\n" : "%s =%s\n", row->key, value);
-    free(value);
+}
+
+/* Nothing of a section whose keys are all left out. */
+static void write_section(const Config *config, const char *section, bool origins, Text *out)
+{
+    bool open = false;
+    for (size_t i = 0; i < config->table.key_count; i++) {
+        const ConfigKey *row = &config->table.keys[i];
+        if (strcmp(row->section, section) != 0 || config->slots[i].left_out) {
+            continue;
+        }
+        if (!open) {
+            text_add(out, "%s[%s]\n", out->size > 0 ? "\n" : "", section);
+            open = true;
+        }
+        if (origins) {
+            text_add(out, "# %s\n", config->slots[i].origin);
+        }
+        char *value = config_value_text(config, section, row->key);
+        text_add(out, value[0] != '\0' ? "%s = %s\n" : "%s =%s\n", row->key, value);
+        free(value);
+    }
 }
 
 char *config_text(const Config *config, bool origins)
 {
-    char *text = NULL;
-    size_t size = 0;
-    FILE *out = open_memstream(&text, &size);
-    CHECK(out != NULL, "no memory for the text of the configuration");
-    for (size_t i = 0; i < config->key_count; i++) {
-        const char *section = config->keys[i].section;
+    Text text = {0};
+    for (size_t i = 0; i < config->table.key_count; i++) {
+        const char *section = config->table.keys[i].section;
         /* Sections in the order of their first key; each key below its section wherever it stands in the table. */
         size_t first = 0;
-        while (strcmp(config->keys[first].section, section) != 0) {
+        while (strcmp(config->table.keys[first].section, section) != 0) {
             first++;
         }
-        if (first != i) {
-            continue;
-        }
-        (void)fprintf(out, "%s[%s]\n", i > 0 ? "\n" : "", section);
-        for (size_t k = i; k < config->key_count; k++) {
-            if (strcmp(config->keys[k].section, section) == 0) {
-                write_key(config, k, origins, out);
-            }
+        if (first == i) {
+            write_section(config, section, origins, &text);
         }
     }
-    CHECK(fclose(out) == 0, "no memory for the text of the configuration");
-    return text;
+    return text.text != NULL ? text.text : xstrdup("");
 }

@@ -22,13 +22,24 @@ static _Noreturn void out_of_memory(const char *what, size_t bytes)
     _exit(EXIT_OS);
 }
 
+/* Names out of files end up on terminals: what could steer one becomes '?'. */
+static char *harmless(char *message)
+{
+    for (char *at = message; *at != '\0'; at++) {
+        if (((unsigned char)*at < 0x20 && *at != '\n') || *at == 0x7F) {
+            *at = '?';
+        }
+    }
+    return message;
+}
+
 Err *err_new(ExitCode code, const char *format, ...)
 {
     Err *err = xmalloc(sizeof *err);
     va_list args;
     va_start(args, format);
     err->code = code;
-    err->message = xvformat(format, args);
+    err->message = harmless(xvformat(format, args));
     va_end(args);
     return err;
 }
@@ -40,7 +51,7 @@ Err *err_context(Err *err, const char *format, ...)
     }
     va_list args;
     va_start(args, format);
-    char *context = xvformat(format, args);
+    char *context = harmless(xvformat(format, args));
     va_end(args);
     char *message = xformat("%s: %s", context, err->message);
     free(context);

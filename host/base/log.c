@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -85,6 +86,16 @@ void log_line(LogLevel level, const char *format, ...)
     }
     pthread_mutex_unlock(&sink_lock);
     free(text);
+}
+
+void log_reserve_streams(void)
+{
+    static const int modes[] = {O_WRONLY, O_RDONLY, O_RDONLY};
+    for (int stream = 0; stream < 3; stream++) {
+        if (fcntl(stream, F_GETFD) < 0) {
+            (void)open("/dev/null", modes[stream]); /* takes the lowest number that is free */
+        }
+    }
 }
 
 double now_s(void)

@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* U+FFFD, which stands for bytes that are no character. */
+#define REPLACEMENT "\xEF\xBF\xBD"
+
 void text_bytes(Text *out, const char *bytes, size_t size)
 {
     out->text = xgrow(out->text, &out->capacity, out->size + size + 1, 1);
@@ -75,6 +78,18 @@ static size_t utf8_length(const unsigned char *at)
     return overlong || beyond ? 0 : length;
 }
 
+void text_utf8(Text *out, const char *text)
+{
+    text_puts(out, "");
+    const char *at = text;
+    while (*at != '\0') {
+        const size_t length = utf8_length((const unsigned char *)at);
+        text_bytes(out, length > 0 ? at : REPLACEMENT,
+                   length > 0 ? length : sizeof REPLACEMENT - 1);
+        at += length > 0 ? length : 1;
+    }
+}
+
 void text_json(Text *out, const char *text)
 {
     text_puts(out, "\"");
@@ -86,7 +101,7 @@ void text_json(Text *out, const char *text)
         } else if ((unsigned char)*at < 0x20) {
             text_add(out, "\\u%04x", (unsigned)*at);
         } else if (length == 0) {
-            text_puts(out, "\xEF\xBF\xBD");
+            text_puts(out, REPLACEMENT);
         } else {
             text_bytes(out, at, length);
         }

@@ -2,16 +2,13 @@
 #include "bench/records.h"
 
 #include "base/files.h"
+#include "base/version.h"
 
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-#ifndef CUDISTILL_COMMIT
-#define CUDISTILL_COMMIT "unknown"
-#endif
 
 enum { FIGURES = 6, MAX_FILE = 64 << 20 };
 
@@ -92,7 +89,7 @@ char *record_json(const BenchRecord *r, const char *backend, const DeviceInfo *i
     json_object_set_new(o, "device", json_string(info->name));
     json_object_set_new(o, "library", json_string(info->library));
     json_object_set_new(o, "threads", json_integer(info->threads));
-    json_object_set_new(o, "commit", json_string(CUDISTILL_COMMIT));
+    json_object_set_new(o, "commit", json_string(version_commit()));
     json_object_set_new(o, "time", utc_now());
     char *text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(FIGURES));
     CHECK(text, "no JSON of %s", name);

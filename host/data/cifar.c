@@ -20,6 +20,7 @@ typedef struct {
     const char *folder, *archive; /* as published */
     const char *python_folder;
     const char *md5;                    /* of the archive */
+    const char *md5_train;              /* of train[0] where that is all of it, or NULL */
     const char *md5_others[MD5_OTHERS]; /* python and Matlab versions */
     int classes, label_bytes;
     int label_limits[2]; /* exclusive, per label byte; the last label byte is the class */
@@ -50,6 +51,7 @@ static const CifarFormat FORMATS[] = {
         .archive = "cifar-100-binary.tar.gz",
         .python_folder = "cifar-100-python",
         .md5 = "03b5dce01913d631647c71ecec9e9cb8",
+        .md5_train = "6172c7755cfe09b2fe270c85cebc1b15",
         .md5_others = {"eb9058c3a382ffc7106e4002c42a8d85", "6a4bfa1dcd5c9453dda6bb54194911f4"},
         .classes = 100,
         .label_bytes = 2,
@@ -107,6 +109,50 @@ CifarMd5 cifar_md5_kind(CifarKind kind, const char *md5)
         }
     }
     return strcasecmp(md5, FORMATS[!kind].md5) ? CIFAR_MD5_UNKNOWN : CIFAR_MD5_OTHER_SET;
+}
+
+bool cifar_md5_train(CifarKind kind, const char *md5)
+{
+    const char *known = FORMATS[kind].md5_train;
+    return known && !strcasecmp(md5, known);
+}
+
+bool cifar_named(const char *name, CifarKind *kind)
+{
+    for (int k = 0; k < 2; k++) {
+        if (!strcmp(name, FORMATS[k].name)) {
+            *kind = (CifarKind)k;
+            return true;
+        }
+    }
+    return false;
+}
+
+char *cifar_cure(CifarKind kind)
+{
+    return cure(&FORMATS[kind]);
+}
+
+Err *cifar_order(CifarKind kind, const char *source, CifarOrder *out)
+{
+    const CifarFormat *format = &FORMATS[kind];
+    char md5[33];
+    *out = CIFAR_ORDER_UNKNOWN;
+    if (!path_is_dir(source)) {
+        TRY(file_md5_hex(source, md5));
+        *out = cifar_md5_kind(kind, md5) == CIFAR_MD5_OFFICIAL ? CIFAR_ORDER_OFFICIAL
+                                                               : CIFAR_ORDER_UNKNOWN;
+        return NULL;
+    }
+    if (!format->md5_train) {
+        return NULL;
+    }
+    char *path = path_join(source, format->train[0]);
+    Err *err = file_md5_hex(path, md5);
+    free(path);
+    TRY(err);
+    *out = cifar_md5_train(kind, md5) ? CIFAR_ORDER_OFFICIAL : CIFAR_ORDER_OTHER;
+    return NULL;
 }
 
 size_t cifar_record_size(CifarKind kind)

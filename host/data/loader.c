@@ -19,6 +19,7 @@ typedef struct {
     Batch batch;
     SlotState state;
     void *memory;
+    uint8_t *scratch; /* an image, for the policy; NULL without */
 } Slot;
 
 struct Loader {
@@ -111,18 +112,12 @@ static void fill_slot(const Loader *loader, Slot *slot)
     const LoaderConfig *config = &loader->config;
     Batch *batch = &slot->batch;
     const size_t image_size = dataset_image_size(dataset);
-    const bool plain = config->augment.pad == 0 && !config->augment.flip;
+    const ViewSpec view = {config->augment, config->policy};
     for (uint32_t row = 0; row < batch->n; row++) {
         const uint32_t id = batch->ids[row];
-        const uint8_t *src = dataset_image(dataset, id);
-        uint8_t *dst = batch->images + row * image_size;
         batch->labels[row] = dataset->labels[id];
-        if (plain) {
-            memcpy(dst, src, image_size);
-        } else {
-            const AugmentView view = augment_view(config->seed, batch->epoch, id, config->augment);
-            augment_apply(config->augment, view, src, dataset->height, dataset->width, dst);
-        }
+        view_make(&view, config->seed, batch->epoch, id, dataset_image(dataset, id),
+                  dataset->height, dataset->width, batch->images + row * image_size, slot->scratch);
     }
     const size_t empty = batch->capacity - batch->n;
     memset(batch->images + batch->n * image_size, 0, empty * image_size);
@@ -206,6 +201,7 @@ static Err *check_config(const Dataset *dataset, const LoaderConfig *config)
         return err_new(EXIT_CONFIG_ERR, "loader: crop padding %d; allowed are 0 .. %d",
                        config->augment.pad, AUGMENT_MAX_PAD);
     }
+    TRY(policy_check(&config->policy, NULL));
     if (config->position > dataset->count) {
         return err_new(EXIT_BAD_DATA,
                        "loader: position %u lies beyond the %u images of %s; the saved state "
@@ -235,6 +231,9 @@ static Err *alloc_slots(Loader *loader)
                 EXIT_OS,
                 "loader: no memory for slot %d of %d (%zu bytes each); lower batch or workers",
                 s + 1, loader->config.slots, images + labels + ids);
+        }
+        if (!policy_is_none(&loader->config.policy)) {
+            slot->scratch = xmalloc(dataset_image_size(loader->dataset));
         }
         uint8_t *base = slot->memory;
         memset(base, 0, images + labels + ids);
@@ -321,6 +320,7 @@ void loader_close(Loader *loader)
         if (loader->slots[s].memory) {
             loader->config.memory.release(loader->config.memory.context, loader->slots[s].memory);
         }
+        free(loader->slots[s].scratch);
     }
     free(loader->order);
     free(loader->threads);

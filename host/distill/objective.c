@@ -139,3 +139,22 @@ Err *objective_make(const ObjectiveConfig *config, Objective *out)
     write_formula(config, out->formula, sizeof out->formula);
     return NULL;
 }
+
+static bool add_part(ObjectivePart *part, const char *name, const RowValue *weight, int sum)
+{
+    const bool constant_weight = weight->source == SOURCE_CONST;
+    *part = (ObjectivePart){
+        .name = name, .weight = constant_weight ? (double)weight->value : 1.0, .sum = sum};
+    return part->weight != 0.0;
+}
+
+int objective_parts(const DistillSpec *spec, ObjectivePart parts[OBJECTIVE_MAX_PARTS])
+{
+    static const char *const names[] = {[FORM_KL] = "KD", [FORM_DKD] = "DKD", [FORM_NKD] = "NKD"};
+    int count = add_part(&parts[0], "CE", &spec->ce_weight, SUM_CE);
+    for (int k = 0; k < spec->n_terms; k++) {
+        const DistillTerm *term = &spec->terms[k];
+        count += add_part(&parts[count], names[term->form], &term->weight, SUM_TERM + k);
+    }
+    return count;
+}

@@ -12,7 +12,7 @@ enum {
     VALUES_MAX = 1 << 21,
     STACK_MAX = 1 << 20,
     MEMO_MAX = 1 << 22,
-    BLOCK_VALUES = 1024,
+    BLOCK_VALUES = 64 /* most pickles of a .pth file are tiny */,
     PROTOCOL_MAX = 5
 };
 
@@ -218,7 +218,11 @@ static Err *push_long(Machine *m, uint64_t count)
     const uint8_t *bytes = NULL;
     TRY(take(m, (size_t)count, &bytes));
     if (count > 8) {
-        return push_int(m, PICKLE_BIG_INT, 0);
+        PickleValue *value = NULL;
+        TRY(push_new(m, PICKLE_BIG_INT, &value));
+        value->text = (const char *)bytes;
+        value->length = (size_t)count;
+        return NULL;
     }
     uint64_t bits = count > 0 && (bytes[count - 1] & 0x80u) != 0 ? ~0ull : 0;
     for (size_t i = (size_t)count; i > 0; i--) {
@@ -360,17 +364,21 @@ static Err *extend(Machine *m, bool pairs)
     return NULL;
 }
 
-static Err *extend_one(Machine *m, size_t count)
+/* APPEND, SETITEM: the topmost value, or a key and the value above it. */
+static Err *extend_one(Machine *m, bool pair)
 {
-    PickleValue *items[2] = {NULL, NULL};
-    for (size_t i = count; i > 0; i--) {
-        TRY(pop(m, &items[i - 1]));
+    PickleValue *value = NULL;
+    PickleValue *key = NULL;
+    TRY(pop(m, &value));
+    if (pair) {
+        TRY(pop(m, &key));
     }
     PickleValue *container = NULL;
     TRY(top(m, &container));
-    for (size_t i = 0; i < count; i++) {
-        append_item(container, items[i]);
+    if (pair) {
+        append_item(container, key);
     }
+    append_item(container, value);
     return NULL;
 }
 
@@ -398,9 +406,9 @@ static Err *run_container(Machine *m, uint8_t op, bool *known)
     case 0x87: /* TUPLE3 */
         return push_tuple(m, (size_t)(op - 0x84));
     case 'a': /* APPEND */
-        return extend_one(m, 1);
+        return extend_one(m, false);
     case 's': /* SETITEM */
-        return extend_one(m, 2);
+        return extend_one(m, true);
     case 'e':  /* APPENDS */
     case 0x90: /* ADDITEMS */
         return extend(m, false);
@@ -568,17 +576,13 @@ static Err *run(Machine *m)
     return NULL;
 }
 
-Err *pickle_read(const uint8_t *data, size_t size, Pickle **out)
+static Err *read_at_most(const uint8_t *data, size_t size, size_t *used, Pickle **out)
 {
     *out = NULL;
-    if (size > PICKLE_MAX_BYTES) {
-        return err_new(EXIT_BAD_DATA,
-                       "pickle of %zu bytes, %d are allowed; save a plain state_dict()", size,
-                       PICKLE_MAX_BYTES);
-    }
     Pickle *pickle = xcalloc(1, sizeof *pickle);
     Machine machine = {.pickle = pickle, .data = data, .size = size};
     Err *err = run(&machine);
+    *used = machine.at;
     free(machine.stack);
     free(machine.marks);
     free(machine.memo);
@@ -590,9 +594,37 @@ Err *pickle_read(const uint8_t *data, size_t size, Pickle **out)
     return NULL;
 }
 
+Err *pickle_read(const uint8_t *data, size_t size, Pickle **out)
+{
+    *out = NULL;
+    if (size > PICKLE_MAX_BYTES) {
+        return err_new(EXIT_BAD_DATA,
+                       "pickle of %zu bytes, %d are allowed; save a plain state_dict()", size,
+                       PICKLE_MAX_BYTES);
+    }
+    size_t used = 0;
+    return read_at_most(data, size, &used, out);
+}
+
+Err *pickle_read_first(const uint8_t *data, size_t size, size_t *used, Pickle **out)
+{
+    return read_at_most(data, size < PICKLE_MAX_BYTES ? size : PICKLE_MAX_BYTES, used, out);
+}
+
 const PickleValue *pickle_root(const Pickle *pickle)
 {
     return pickle->root;
+}
+
+size_t pickle_value_count(const Pickle *pickle)
+{
+    return pickle->value_count;
+}
+
+const PickleValue *pickle_value(const Pickle *pickle, size_t i)
+{
+    CHECK(i < pickle->value_count, "value %zu of %zu", i, pickle->value_count);
+    return &pickle->blocks[i / BLOCK_VALUES][i % BLOCK_VALUES];
 }
 
 void pickle_free(Pickle *pickle)

@@ -26,24 +26,25 @@ __attribute__((format(printf, 2, 3))) static Err *bad_file(const char *path, con
                    "'%s' is not a valid safetensors file: %s; fetch or save it again", path, text);
 }
 
-static Err *parse_header(const char *path, const FileMap *map, json_t **header, size_t *length)
+static Err *parse_header(const char *path, const uint8_t *data, size_t size, json_t **header,
+                         size_t *length)
 {
-    if (map->size < LENGTH_BYTES) {
-        return bad_file(path, "%zu bytes are too few for the header's length", map->size);
+    if (size < LENGTH_BYTES) {
+        return bad_file(path, "%zu bytes are too few for the header's length", size);
     }
     uint64_t stated = 0;
-    memcpy(&stated, map->data, LENGTH_BYTES);
+    memcpy(&stated, data, LENGTH_BYTES);
     if (stated > HEADER_MAX) {
         return bad_file(path, "it states a header of %llu bytes, above the format's limit of %d",
                         (unsigned long long)stated, HEADER_MAX);
     }
-    if (stated > map->size - LENGTH_BYTES) {
+    if (stated > size - LENGTH_BYTES) {
         return bad_file(path,
                         "truncated: it states a header of %llu bytes and has %zu bytes in all",
-                        (unsigned long long)stated, map->size);
+                        (unsigned long long)stated, size);
     }
     *length = (size_t)stated;
-    const char *text = (const char *)map->data + LENGTH_BYTES;
+    const char *text = (const char *)data + LENGTH_BYTES;
     if (*length == 0 || text[0] != '{') {
         return bad_file(path, "the header does not begin with '{'");
     }
@@ -209,12 +210,11 @@ static Err *parse_entries(const char *path, json_t *header, WeightsFile *file, P
     return NULL;
 }
 
-static Err *parse_file(const char *path, WeightsFile *file)
+static Err *parse_file(const char *path, const uint8_t *data, size_t size, WeightsFile *file)
 {
-    TRY(file_map(path, &file->map));
     json_t *header = NULL;
     size_t header_size = 0;
-    TRY(parse_header(path, &file->map, &header, &header_size));
+    TRY(parse_header(path, data, size, &header, &header_size));
     const size_t begin = LENGTH_BYTES + header_size;
     Placed *placed = xcalloc(json_object_size(header), sizeof *placed);
     Err *err = parse_entries(path, header, file, placed);
@@ -223,29 +223,36 @@ static Err *parse_file(const char *path, WeightsFile *file)
         qsort(placed, file->count, sizeof *placed, compare_placed);
     }
     if (err == NULL) {
-        err = check_layout(path, placed, file->count, file->map.size - begin);
+        err = check_layout(path, placed, file->count, size - begin);
     }
     /* Names have one owner from here on, error or not. */
     file->entries = xcalloc(file->count, sizeof *file->entries);
     for (size_t i = 0; i < file->count; i++) {
         file->entries[i] = placed[i].entry;
-        file->entries[i].data = file->map.data + begin + placed[i].begin;
+        if (err == NULL) { /* offsets were checked */
+            file->entries[i].data = data + begin + placed[i].begin;
+        }
     }
     free(placed);
     return err;
 }
 
-Err *safetensors_open(const char *path, WeightsFile **out)
+Err *safetensors_open_memory(const char *name, const uint8_t *data, size_t size, WeightsFile **out)
 {
     *out = NULL;
     WeightsFile *file = xcalloc(1, sizeof *file);
-    Err *err = parse_file(path, file);
+    Err *err = parse_file(name, data, size, file);
     if (err != NULL) {
         weights_close(file);
         return err;
     }
     *out = file;
     return NULL;
+}
+
+Err *safetensors_open(const char *path, WeightsFile **out)
+{
+    return weights_open_map(path, safetensors_open_memory, out);
 }
 
 /* ---- Writing ---- */

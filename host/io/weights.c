@@ -160,49 +160,100 @@ static void keep_prefixed(WeightsFile *file, const char *prefix)
     file->count = kept;
 }
 
-static void tidy_names(WeightsFile *file, const char *path)
+/* A prefix that every name has goes. false: there is none. */
+static bool strip_common(WeightsFile *file)
 {
-    static const char student[] = "module.student.";
-    const size_t under_student = count_prefixed(file, student);
-    if (under_student > 0) {
-        if (under_student < file->count) {
-            log_info("'%s': a whole distiller; the %zu of %zu tensors under '%s' are used", path,
-                     under_student, file->count, student);
+    static const char *const prefixes[] = {"module.", "model.", "_orig_mod.", "student."};
+    for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
+        if (file->count > 0 && count_prefixed(file, prefixes[i]) == file->count) {
+            keep_prefixed(file, prefixes[i]);
+            return true;
         }
-        keep_prefixed(file, student);
     }
-    static const char *const prefixes[] = {"module.", "model."};
-    bool changed = file->count > 0;
-    while (changed) {
-        changed = false;
-        for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
-            if (count_prefixed(file, prefixes[i]) == file->count) {
-                keep_prefixed(file, prefixes[i]);
-                changed = true;
-            }
+    return false;
+}
+
+/* A whole distiller, saved as one module, perhaps inside DataParallel: its student. false: it is none. */
+static bool keep_student(WeightsFile *file, const char *name)
+{
+    static const char *const students[] = {"student.", "module.student."};
+    static const char *const teachers[] = {"teacher.", "module.teacher."};
+    for (size_t i = 0; i < sizeof students / sizeof students[0]; i++) {
+        const size_t kept = count_prefixed(file, students[i]);
+        if (kept == 0) {
+            continue;
         }
+        const size_t of_teacher = count_prefixed(file, teachers[i]);
+        log_info("'%s': a whole distiller; the %zu tensors under '%s' are used, and %zu under '%s' "
+                 "and %zu others are left out",
+                 name, kept, students[i], of_teacher, teachers[i], file->count - kept - of_teacher);
+        keep_prefixed(file, students[i]);
+        return true;
+    }
+    return false;
+}
+
+static void tidy_names(WeightsFile *file, const char *name)
+{
+    bool changed = true;
+    while (changed) {
+        changed = strip_common(file) || keep_student(file, name);
     }
 }
 
-/* Zip archives begin with "PK", pickles (the form before torch 1.6) with the op-code PROTO. */
-static Err *looks_like_pth(const char *path, bool *result)
+/* ---- Kinds ---- */
+
+WeightsKind weights_kind(const uint8_t *data, size_t size)
 {
+    static const uint8_t npy[] = {0x93, 'N', 'U', 'M', 'P', 'Y'};
+    if (size >= sizeof npy && memcmp(data, npy, sizeof npy) == 0) {
+        return WEIGHTS_NPY;
+    }
+    /* Before the others: a header's length may look like their beginning, but its ninth byte is '{'. */
+    if (size > 8 && data[8] == '{') {
+        return WEIGHTS_SAFETENSORS;
+    }
+    /* Zip archives begin with "PK", pickles with the op-code PROTO and its number; a tar archive's mark comes late. */
+    const bool zip = size >= 2 && data[0] == 'P' && data[1] == 'K';
+    const bool pickle = size >= 2 && data[0] == 0x80 && data[1] <= 5;
+    const bool tar = size >= 262 && memcmp(data + 257, "ustar", 5) == 0;
+    return zip || pickle || tar ? WEIGHTS_PTH : WEIGHTS_UNKNOWN;
+}
+
+Err *weights_open_map(const char *path, WeightsReader read, WeightsFile **out)
+{
+    *out = NULL;
     FileMap map;
     TRY(file_map(path, &map));
-    *result = map.size >= 2 && ((map.data[0] == 'P' && map.data[1] == 'K') ||
-                                (map.data[0] == 0x80 && map.data[1] <= 5));
-    /* A safetensors header of 640 to 1408 bytes also begins with 0x80 and a small byte; but its ninth byte is '{'. */
-    *result = *result && !(map.size > 8 && map.data[8] == '{');
-    file_unmap(&map);
+    Err *err = read(path, map.data, map.size, out);
+    if (err != NULL) {
+        file_unmap(&map);
+        return err;
+    }
+    (*out)->map = map;
+    return NULL;
+}
+
+Err *weights_open_memory(const char *name, const uint8_t *data, size_t size, WeightsFile **out)
+{
+    *out = NULL;
+    switch (weights_kind(data, size)) {
+    case WEIGHTS_PTH:
+        TRY(pth_open_memory(name, data, size, out));
+        break;
+    case WEIGHTS_NPY:
+        return err_new(EXIT_BAD_DATA,
+                       "'%s' holds one array without a name, not the weights of a network; make a "
+                       "safetensors file with: cudistill convert '%s' OUT.safetensors --name NAME",
+                       name, name);
+    default:
+        TRY(safetensors_open_memory(name, data, size, out));
+    }
+    tidy_names(*out, name);
     return NULL;
 }
 
 Err *weights_open(const char *path, WeightsFile **out)
 {
-    *out = NULL;
-    bool is_pth = false;
-    TRY(looks_like_pth(path, &is_pth));
-    TRY(is_pth ? pth_open(path, out) : safetensors_open(path, out));
-    tidy_names(*out, path);
-    return NULL;
+    return weights_open_map(path, weights_open_memory, out);
 }

@@ -2,7 +2,8 @@
  * a file that does not fit changes nothing and the message can name all that is wrong at once. */
 #include "models/load.h"
 
-#include <limits.h>
+#include "models/recognise.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,25 +47,9 @@ static bool under_prefix(const Param *p, const char *prefix)
     return strncmp(p->name, prefix, strlen(prefix)) == 0;
 }
 
-static bool is_batches(const char *name)
-{
-    const size_t len = strlen(name);
-    const size_t tail = sizeof BATCHES - 1;
-    return len >= tail && strcmp(name + len - tail, BATCHES) == 0;
-}
-
 static bool is_float(WeightType type)
 {
     return type == WEIGHT_F32 || type == WEIGHT_F16 || type == WEIGHT_BF16 || type == WEIGHT_F64;
-}
-
-static bool same_shape(const Param *p, const WeightEntry *entry)
-{
-    bool same = p->ndim == entry->ndim;
-    for (int i = 0; same && i < p->ndim; ++i) {
-        same = p->shape[i] == entry->shape[i];
-    }
-    return same;
 }
 
 /* A growing line of text: "tensors missing: a, b and 7 more". */
@@ -121,22 +106,14 @@ static void fault_shape(FaultList *list, const char *name, const Param *p, const
     }
     char *got = shape_text(entry->ndim, entry->shape);
     char *want = shape_text(p->ndim, wanted);
-    char *fault = xformat("%s is %s %s, not %s", name, weight_type_name(entry->type), got, want);
+    const char *type = weight_type_name(entry->type);
+    char *fault = model_same_shape(p, entry)
+                      ? xformat("%s is %s, not a floating-point type", name, type)
+                      : xformat("%s is %s %s, not %s", name, type, got, want);
     fault_add(list, fault);
     free(fault);
     free(want);
     free(got);
-}
-
-/* "the file fits wrn_40_2 with 100 classes", or what to check. */
-static char *cure_text(const WeightsFile *file)
-{
-    int classes = 0;
-    const ModelInfo *fits = model_recognise(file, &classes);
-    return fits ? xformat("the file holds a %s of %d classes: choose that model and data of as "
-                          "many classes",
-                          fits->name, classes)
-                : xstrdup("choose the model that the file was made with");
 }
 
 /* NULL when the file holds exactly the parameters under `prefix`. */
@@ -157,14 +134,14 @@ static Err *compare(const Params *params, const char *prefix, const WeightsFile 
         const WeightEntry *entry = weights_find(file, p->name + skip);
         if (!entry) {
             fault_add(&missing, p->name + skip);
-        } else if (!same_shape(p, entry) || !is_float(entry->type)) {
+        } else if (!model_same_shape(p, entry) || !is_float(entry->type)) {
             fault_shape(&differing, p->name + skip, p, entry);
         }
     }
     CHECK(wanted > 0, "no parameter to load under the prefix '%s'", prefix);
     for (size_t i = 0; i < file->count; ++i) {
         char *name = xformat("%s%s", prefix, file->entries[i].name);
-        if (!is_batches(name) && params_find(params, name) < 0) {
+        if (!model_is_counter(name) && params_find(params, name) < 0) {
             fault_add(&unexpected, file->entries[i].name);
         }
         free(name);
@@ -172,7 +149,7 @@ static Err *compare(const Params *params, const char *prefix, const WeightsFile 
     if (missing.count + unexpected.count + differing.count == 0) {
         return NULL;
     }
-    char *cure = cure_text(file);
+    char *cure = model_cure(params, prefix, file, arena);
     char *lines[3] = {fault_line(&missing, "missing"), fault_line(&unexpected, "unexpected"),
                       fault_line(&differing, "of another shape or type")};
     Err *err = err_new(EXIT_BAD_DATA, "the tensors are not those of the network; %s%s%s%s", cure,
@@ -184,30 +161,61 @@ static Err *compare(const Params *params, const char *prefix, const WeightsFile 
     return err;
 }
 
+/* What is not finite among the values that would be loaded. */
+typedef struct {
+    const char *tensor; /* the first; NULL: there is none */
+    size_t values, first, count;
+    double value; /* of element `first` */
+    int others;   /* tensors */
+} Nonfinite;
+
+static void note_nonfinite(const char *name, const float *values, size_t count, Nonfinite *found)
+{
+    size_t bad = 0;
+    size_t first = 0;
+    for (size_t k = count; k > 0; --k) {
+        if (!isfinite(values[k - 1])) {
+            ++bad;
+            first = k - 1;
+        }
+    }
+    if (bad > 0 && found->tensor) {
+        ++found->others;
+    } else if (bad > 0) {
+        *found = (Nonfinite){.tensor = name,
+                             .values = bad,
+                             .first = first,
+                             .count = count,
+                             .value = (double)values[first]};
+    }
+}
+
 /* NULL when every value that would be loaded is finite in fp32. `scratch` holds the largest
  * tensor. */
 static Err *check_values(const Params *params, const char *prefix, const WeightsFile *file,
                          float *const arena[ARENA_COUNT], float *scratch)
 {
+    Nonfinite found = {0};
     for (int i = 0; i < params->count; ++i) {
         const Param *p = &params->items[i];
-        if (!under_prefix(p, prefix) || !arena[p->arena]) {
-            continue;
-        }
-        const char *name = p->name + strlen(prefix);
-        weights_to_float(weights_find(file, name), scratch);
-        size_t bad = 0;
-        for (size_t k = 0; k < p->count; ++k) {
-            bad += !isfinite(scratch[k]);
-        }
-        if (bad > 0) {
-            return err_new(EXIT_BAD_DATA,
-                           "tensor '%s' holds %zu values that are not finite: the file is damaged "
-                           "or was written by a training that diverged; choose another",
-                           name, bad);
+        if (under_prefix(p, prefix) && arena[p->arena]) {
+            const char *name = p->name + strlen(prefix);
+            weights_to_float(weights_find(file, name), scratch);
+            note_nonfinite(name, scratch, p->count, &found);
         }
     }
-    return NULL;
+    if (!found.tensor) {
+        return NULL;
+    }
+    char *others =
+        found.others > 0 ? xformat("; so do %d other tensors", found.others) : xstrdup("");
+    Err *err = err_new(EXIT_BAD_DATA,
+                       "tensor '%s' holds %zu values that are not finite (of %zu; the first is "
+                       "element %zu: %g)%s: the file is damaged or was written by a training that "
+                       "diverged; choose another",
+                       found.tensor, found.values, found.count, found.first, found.value, others);
+    free(others);
+    return err;
 }
 
 Err *model_load_weights(const Params *params, const char *prefix, const WeightsFile *file,
@@ -237,63 +245,6 @@ Err *model_load_weights(const Params *params, const char *prefix, const WeightsF
     }
     free(scratch);
     return err;
-}
-
-/* ---- Recognising ---- */
-
-static Params register_alone(const ModelInfo *info, int classes)
-{
-    Params params = {0};
-    ModelBuild build = {
-        .params = &params, .prefix = "", .classes = classes, .images = -1, .stem_channels = 3};
-    info->build(&build, info->layout);
-    return params;
-}
-
-/* The classifier's bias comes last in every network: its length in the file is the number of
- * classes, 0 = unknown. */
-static int classes_of(const ModelInfo *info, const WeightsFile *file)
-{
-    Params params = register_alone(info, info->classes);
-    const WeightEntry *bias = weights_find(file, params.items[params.count - 1].name);
-    params_free(&params);
-    return bias && bias->ndim == 1 && bias->shape[0] > 1 && bias->shape[0] <= INT_MAX
-               ? (int)bias->shape[0]
-               : 0;
-}
-
-static bool is_exactly(const Params *params, const WeightsFile *file)
-{
-    size_t tensors = 0;
-    for (size_t i = 0; i < file->count; ++i) {
-        tensors += !is_batches(file->entries[i].name);
-    }
-    bool same = tensors == (size_t)params->count;
-    for (int i = 0; same && i < params->count; ++i) {
-        const WeightEntry *entry = weights_find(file, params->items[i].name);
-        same = entry && same_shape(&params->items[i], entry);
-    }
-    return same;
-}
-
-const ModelInfo *model_recognise(const WeightsFile *file, int *classes)
-{
-    int count = 0;
-    const ModelInfo *list = model_list(&count);
-    for (int i = 0; i < count; ++i) {
-        const int in_file = classes_of(&list[i], file);
-        if (in_file == 0) {
-            continue;
-        }
-        Params params = register_alone(&list[i], in_file);
-        const bool same = is_exactly(&params, file);
-        params_free(&params);
-        if (same) {
-            *classes = in_file;
-            return &list[i];
-        }
-    }
-    return NULL;
 }
 
 /* ---- Saving ---- */

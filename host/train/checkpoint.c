@@ -559,8 +559,9 @@ Err *checkpoint_newest(const char *root, char **path)
 {
     *path = NULL;
     struct stat info;
-    /* Only "there is no such name" means none: a folder that cannot be read must not look like a fresh start. */
-    if (lstat(root, &info) != 0 && errno == ENOENT) {
+    /* Only "there is no such name" means none (or that there cannot be one, below a file): a folder that cannot be read must
+     * not look like a fresh start. */
+    if (lstat(root, &info) != 0 && (errno == ENOENT || errno == ENOTDIR)) {
         return NULL;
     }
     Listing listing;

@@ -1,14 +1,18 @@
-/* Plans a run and adds up its memory by owner. Sizes come from the same plans and prepared steps that a run would use;
+/* Plans a run and adds up its memory and its files by owner. Sizes come from the same plans and prepared steps that a run would use;
  * what only use brings about (16-bit shadows of the parameters on GPUs) is counted by rule. */
 #include "train/dry_run.h"
 
 #include "base/files.h"
 #include "base/log.h"
+#include "data/augment.h"
 #include "data/cifar.h"
+#include "distill/memo.h"
 #include "models/models.h"
+#include "train/shape.h"
 #include "train/teacher_table.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,11 +22,7 @@ enum { DESCRIBE_MAX_BYTES = 1 << 20 };
 
 /* ---- The data's shape ---- */
 
-typedef struct {
-    long size, classes, train, test;
-} Shape;
-
-static Dataset *bare_set(const Shape *shape, Split split)
+static Dataset *bare_set(const DataShape *shape, Split split)
 {
     Dataset *set = xcalloc(1, sizeof *set);
     set->name = xstrdup("shape");
@@ -36,60 +36,38 @@ static Dataset *bare_set(const Shape *shape, Split split)
     return set;
 }
 
-static Err *read_pair(const char *pair, Shape *shape)
+/* All classes of CIFAR are of one size. */
+static Err *shorten(const LongTail *how, DataShape *shape)
 {
-    const struct {
-        const char *key;
-        long *value;
-        long max;
-    } keys[] = {{"size", &shape->size, 4096},
-                {"classes", &shape->classes, 1 << 20},
-                {"train", &shape->train, 2000000000},
-                {"test", &shape->test, 2000000000}};
-    const size_t length = strcspn(pair, "=");
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
-        if (strlen(keys[i].key) == length && strncmp(keys[i].key, pair, length) == 0) {
-            char *end;
-            *keys[i].value = pair[length] ? strtol(pair + length + 1, &end, 10) : 0;
-            if (pair[length] && end != pair + length + 1 && *end == '\0' && *keys[i].value > 0 &&
-                *keys[i].value <= keys[i].max) {
-                return NULL;
-            }
-            break;
-        }
+    if (!longtail_wanted(how)) {
+        return NULL;
     }
-    return err_new(EXIT_CONFIG_ERR,
-                   "data.options: '%s': data.kind = shape takes size, classes, train and test, as "
-                   "size=224,classes=1000,train=1281167,test=50000",
-                   pair);
-}
-
-static Err *read_shape(const char *options, Shape *shape)
-{
-    char *text = xstrdup(options);
-    char *save = NULL;
-    Err *err = NULL;
-    for (char *pair = strtok_r(text, ", ", &save); pair && !err;
-         pair = strtok_r(NULL, ", ", &save)) {
-        err = read_pair(pair, shape);
+    uint32_t *counts = xcalloc((size_t)shape->classes, sizeof *counts);
+    Err *err = longtail_counts(how, (uint32_t)(shape->train / shape->classes), (int)shape->classes,
+                               counts);
+    shape->train = 0;
+    for (long c = 0; c < shape->classes && !err; c++) {
+        shape->train += counts[c];
     }
-    free(text);
+    free(counts);
     return err;
 }
 
 /* CIFAR's sizes are known; drawn sets are drawn, which touches no disk; other sizes are told. */
 static Err *open_sets(const Settings *s, Dataset **train_set, Dataset **test_set)
 {
-    Shape shape = {.size = 224, .classes = 1000, .train = 1281167, .test = 50000};
+    DataShape shape;
     if (strncmp(s->dataset, SHAPE_PREFIX, strlen(SHAPE_PREFIX)) == 0) {
-        TRY(read_shape(s->dataset + strlen(SHAPE_PREFIX), &shape));
+        TRY(shape_parse(s->dataset + strlen(SHAPE_PREFIX), &shape));
     } else if (strncmp(s->dataset, "cifar", 5) == 0) {
-        shape = (Shape){.size = CIFAR_SIDE,
-                        .classes = strncmp(s->dataset, "cifar100", 8) == 0 ? 100 : 10,
-                        .train = CIFAR_TRAIN_COUNT,
-                        .test = CIFAR_TEST_COUNT};
+        shape = (DataShape){.size = CIFAR_SIDE,
+                            .classes = strncmp(s->dataset, "cifar100", 8) == 0 ? 100 : 10,
+                            .train = CIFAR_TRAIN_COUNT,
+                            .test = CIFAR_TEST_COUNT};
+        TRY(shorten(&s->long_tail, &shape));
     } else {
         TRY(dataset_open(s->dataset, SPLIT_TRAIN, train_set));
+        TRY(longtail_apply(&s->long_tail, train_set));
         return dataset_open(s->dataset, SPLIT_TEST, test_set);
     }
     *train_set = bare_set(&shape, SPLIT_TRAIN);
@@ -185,6 +163,58 @@ static Err *add_memory(DryRunReport *r, const Run *run)
     return NULL;
 }
 
+/* ---- Disk by owner ---- */
+
+static void add_disk(DryRunReport *r, const char *owner, double bytes)
+{
+    CHECK(r->n_disk < DRY_RUN_MAX_OWNERS, "more owners than %d", DRY_RUN_MAX_OWNERS);
+    r->disk[r->n_disk++] = (MemoryOwner){owner, (size_t)bytes};
+    r->disk_total += (size_t)bytes;
+}
+
+/* Distinct views that the epochs will show of all samples, with a record each. */
+static double memo_bytes(const Run *run, double epochs)
+{
+    const Settings *s = run->settings;
+    const Dataset *set = run->train_set;
+    const double views = augment_view_count((AugmentSpec){.pad = s->padding, .flip = s->flip});
+    const double shown = views * (1.0 - pow(1.0 - 1.0 / views, epochs));
+    const double entries = set->count * views;
+    const double index = (double)memo_full_bytes(set->count, (uint32_t)views, 0) -
+                         entries * sizeof(uint64_t); /* each record's checksum */
+    const double full =
+        (double)memo_full_bytes(set->count, (uint32_t)views, (size_t)set->classes * sizeof(float));
+    const double bytes = index + (full - index) * shown / views;
+    const double limit = (double)s->memo_mib * 0x1p20;
+    return bytes < limit ? bytes : limit;
+}
+
+static void add_files(DryRunReport *r, const Run *run)
+{
+    const Settings *s = run->settings;
+    const Dataset *test = run->test_set;
+    const size_t *elems = run->params.arena_elems;
+    const double epochs = ceil((double)r->steps / (double)r->steps_per_epoch);
+    const double momentum = (double)elems[ARENA_WEIGHT] * sizeof(float);
+    const double weights = momentum + (double)elems[ARENA_STATE] * sizeof(float);
+    /* The newest, the best one if it is older, and the next one while it is written. */
+    const long every = s->checkpoint_every > 0 ? s->checkpoint_every : r->steps_per_epoch;
+    const long saves = (r->steps + every - 1) / every;
+    const long kept = s->keep_last < saves ? s->keep_last : saves;
+    add_disk(r, "checkpoints (those kept, the best, one being written)",
+             (double)(kept + 2) * (weights + momentum));
+    add_disk(r, "weights, last and best", 2.0 * weights);
+    if (s->log_predictions) {
+        const double networks = run->teacher.model ? 2.0 : 1.0;
+        add_disk(r, "predictions of the test set",
+                 (double)test->count *
+                     (networks * test->classes * sizeof(uint16_t) + sizeof(int32_t)));
+    }
+    add_disk(r, "teacher's memo", run->wiring.table ? memo_bytes(run, epochs) : 0.0);
+    r->out = s->out;
+    r->memo_dir = s->memo_dir;
+}
+
 /* ---- The report ---- */
 
 static void describe_net(char *text, size_t size, const Run *run, const NetSpec *net,
@@ -218,6 +248,7 @@ static Err *make_report(const Run *run, DryRunReport *r)
     if (run->teacher.model) {
         describe_net(r->teacher, sizeof r->teacher, run, &run->teacher, TEACHER_PREFIX);
     }
+    add_files(r, run);
     return add_memory(r, run);
 }
 
@@ -249,25 +280,41 @@ Err *dry_run(const Settings *settings, const char *describe, DryRunReport *out)
     return err;
 }
 
-static void print_json(const DryRunReport *r)
+static json_t *owners_json(const MemoryOwner *owners, int count)
 {
-    json_t *memory = json_object();
-    for (int i = 0; i < r->n_owners; i++) {
-        CHECK(json_object_set_new(memory, r->owners[i].owner,
-                                  json_integer((json_int_t)r->owners[i].bytes)) == 0,
+    json_t *object = json_object();
+    for (int i = 0; i < count; i++) {
+        CHECK(json_object_set_new(object, owners[i].owner,
+                                  json_integer((json_int_t)owners[i].bytes)) == 0,
               "owner %d", i);
     }
+    return object;
+}
+
+static void print_json(const DryRunReport *r)
+{
     json_t *root = json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:b, s:b, s:b, s:o, s:I, s:b}", "device", r->device,
-        "student", r->student, "teacher", r->teacher, "loss", r->formula, "steps_per_epoch",
-        (json_int_t)r->steps_per_epoch, "steps", (json_int_t)r->steps, "last_batch", r->last_batch,
-        "resident", r->resident, "table", r->table, "captured", r->captured, "device_bytes", memory,
-        "total_bytes", (json_int_t)r->total, "packed_known", r->packed_known);
+        "{s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:b, s:b, s:b, s:o, s:I, s:b, s:s, s:o, s:I}",
+        "device", r->device, "student", r->student, "teacher", r->teacher, "loss", r->formula,
+        "steps_per_epoch", (json_int_t)r->steps_per_epoch, "steps", (json_int_t)r->steps,
+        "last_batch", r->last_batch, "resident", r->resident, "table", r->table, "captured",
+        r->captured, "device_bytes", owners_json(r->owners, r->n_owners), "total_bytes",
+        (json_int_t)r->total, "packed_known", r->packed_known, "out", r->out, "disk_bytes",
+        owners_json(r->disk, r->n_disk), "disk_total_bytes", (json_int_t)r->disk_total);
     CHECK(root, "the report could not be made");
     char *text = json_dumps(root, JSON_COMPACT);
     puts(text);
     free(text);
     json_decref(root);
+}
+
+static void print_owners(const MemoryOwner *owners, int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (owners[i].bytes > 0) {
+            printf("%12.1f  %s\n", (double)owners[i].bytes / 0x1p20, owners[i].owner);
+        }
+    }
 }
 
 void dry_run_print(const DryRunReport *r, bool json)
@@ -289,12 +336,12 @@ void dry_run_print(const DryRunReport *r, bool json)
     }
     printf(", %ld in all\ndevice    %s%s\n\ndevice memory, MiB\n", r->steps, r->device,
            r->captured ? ", steps recorded" : "");
-    for (int i = 0; i < r->n_owners; i++) {
-        if (r->owners[i].bytes > 0) {
-            printf("%12.1f  %s\n", (double)r->owners[i].bytes / 0x1p20, r->owners[i].owner);
-        }
-    }
+    print_owners(r->owners, r->n_owners);
     printf("%12.1f  in all%s\n", (double)r->total / 0x1p20,
            r->packed_known ? ", without the libraries' own context"
                            : ", without packed weights, which this backend does not count");
+    printf("\ndisk, MiB, in %s%s%s\n", r->out, r->table ? " and " : "",
+           r->table ? r->memo_dir : "");
+    print_owners(r->disk, r->n_disk);
+    printf("%12.1f  in all, and some for logs and pictures\n", (double)r->disk_total / 0x1p20);
 }

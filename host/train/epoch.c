@@ -1,41 +1,100 @@
-/* What happens at the end of an epoch and at a checkpoint: evaluation, records, best weights, saving. */
+/* What happens at the end of an epoch and at a checkpoint: evaluation, records, best weights, saving; and what of all that
+ * a person sees. */
 #include "train/epoch.h"
 
 #include "base/log.h"
+#include "train/phases.h"
+#include "train/records.h"
 
+#include <math.h>
 #include <stdlib.h>
 
-/* Records that cannot be written (a full disk, a removed file) cost a warning, once, never the run:
- * what must not be lost is the checkpoint, which has its own policy. */
-static void note(Run *run, Err *err)
+/* ---- Progress ---- */
+
+static long steps_of_run(const Run *run)
 {
-    if (!err) {
-        run->record_failed = false;
-        return;
+    const Settings *s = run->settings;
+    const long all = (long)s->schedule.epochs * (long)feed_batches_per_epoch(run->feed);
+    return s->max_steps > 0 && s->max_steps < all ? s->max_steps : all;
+}
+
+static bool evaluates(const Settings *s, int epoch)
+{
+    return epoch % s->eval_every == 0 || epoch == s->schedule.epochs;
+}
+
+/* Seconds to the end at the present speed, evaluations included; < 0: unknown. */
+static double eta_s(const Run *run)
+{
+    if (run->times.mean_step <= 0.0) {
+        return -1.0;
     }
-    if (!run->record_failed) {
-        log_warn("step %ld: %s; training goes on", run->state.step, err->message);
+    const long per_epoch = (long)feed_batches_per_epoch(run->feed);
+    const long steps = steps_of_run(run);
+    int evaluations = 0;
+    for (int epoch = (int)run->state.epoch + 1; (long)epoch * per_epoch <= steps; epoch++) {
+        evaluations += evaluates(run->settings, epoch);
     }
-    run->record_failed = true;
-    err_free(err);
+    return run->times.mean_step * (double)(steps - run->state.step) +
+           run->times.evaluation * evaluations;
+}
+
+static double percent_of(double part, double rows, bool known)
+{
+    return known && rows > 0 ? 100.0 * part / rows : -1.0;
+}
+
+static int progress_terms(const Run *run, const Meter *m, ProgressTerm *terms)
+{
+    ObjectivePart parts[OBJECTIVE_MAX_PARTS];
+    const int count = objective_parts(&run->objective.spec, parts);
+    for (int i = 0; i < count; i++) {
+        terms[i] =
+            (ProgressTerm){.name = parts[i].name,
+                           .weight = parts[i].weight,
+                           .value = m->sums[parts[i].sum] / m->sums[SUM_ROWS] / parts[i].weight};
+    }
+    return count;
+}
+
+static ProgressState state_of(const Run *run)
+{
+    const Meter *m = &run->interval;
+    const double rows = m->sums[SUM_ROWS];
+    const bool teacher = run->settings->teacher_model != NULL;
+    const Settings *s = run->settings;
+    ProgressState state = {.epoch = (int)run->state.epoch + 1,
+                           .epochs = s->schedule.epochs,
+                           .step = run->state.step,
+                           .steps = steps_of_run(run),
+                           .epoch_share =
+                               (double)run->state.position / (double)run->train_set->count,
+                           .loss = m->sums[SUM_LOSS] / rows,
+                           .top1 = percent_of(m->sums[SUM_TOP1], rows, true),
+                           .teacher_top1 = percent_of(m->sums[SUM_TTOP1], rows, teacher),
+                           .agreement = percent_of(m->sums[SUM_AGREE], rows, teacher),
+                           .images_per_s = m->seconds > 0 ? rows / m->seconds : 0.0,
+                           .lr = run->lr,
+                           .eta_s = eta_s(run),
+                           .nonfinite = run->state.nonfinite_total};
+    state.n_terms = progress_terms(run, m, state.terms);
+    if (!meter_phases(m, state.phases)) {
+        (void)meter_phases(&run->state.epoch_meter, state.phases);
+    }
+    return state;
 }
 
 void epoch_progress(Run *run)
 {
-    const double now = now_s();
-    const double seconds = now - run->last_line;
-    if (seconds < run->settings->log_every_s || run->interval.steps == 0) {
+    if (run->interval.steps == 0) {
         return;
     }
-    const Meter *m = &run->interval;
-    const double rows = m->sums[SUM_ROWS];
-    log_info("epoch %u/%d  step %ld  loss %.4f  top-1 %.2f %%  lr %.5f  %.0f img/s",
-             run->state.epoch + 1, run->settings->schedule.epochs, run->state.step,
-             m->sums[SUM_LOSS] / rows, 100.0 * m->sums[SUM_TOP1] / rows, run->lr, rows / seconds);
-    note(run, metrics_step(run->metrics, run->state.step, (int)run->state.epoch + 1, run->lr, m,
-                           run->objective.spec.n_terms));
-    meter_reset(&run->interval);
-    run->last_line = now;
+    const ProgressState state = state_of(run);
+    if (progress_step(run->progress, &state)) {
+        records_step(run, state.eta_s);
+        meter_reset(&run->interval);
+        phases_ask(run->clock);
+    }
 }
 
 void epoch_note_table(Run *run, const TableFill *fill)
@@ -45,12 +104,13 @@ void epoch_note_table(Run *run, const TableFill *fill)
              fill->seconds);
     char *fields = xformat("\"epoch\":%u,\"known\":%ld,\"computed\":%ld,\"seconds\":%.6g",
                            run->state.epoch + 1, fill->known, fill->computed, fill->seconds);
-    note(run, metrics_event(run->metrics, "memo", run->state.step, fields));
+    records_event(run, "memo", fields);
     free(fields);
 }
 
-static void fill_record(const Run *run, const EvalResult *eval, double images_per_s,
-                        EpochRecord *record)
+/* ---- The end of an epoch ---- */
+
+static void fill_record(const Run *run, const EvalResult *eval, EpochRecord *record)
 {
     const Meter *m = &run->state.epoch_meter;
     const double rows = m->sums[SUM_ROWS] > 0 ? m->sums[SUM_ROWS] : 1.0;
@@ -68,13 +128,45 @@ static void fill_record(const Run *run, const EvalResult *eval, double images_pe
         .eval_top5 = eval ? eval->top5 : -1.0,
         .eval_loss = eval ? eval->loss : 0.0,
         .eval_count = eval ? eval->count : 0,
-        .images_per_s = images_per_s,
+        .images_per_s = m->seconds > 0 ? m->sums[SUM_ROWS] / m->seconds : 0.0,
         .seconds = m->seconds,
         .data_share = m->seconds > 0 ? m->data_wait_s / m->seconds : 0.0,
         .loss_scale = run->scaling != LOSS_SCALE_NONE ? (double)run->state.loss_scale[0] : 0.0};
     for (int k = 0; k < record->n_terms; k++) {
         record->terms[k] = m->sums[SUM_TERM + k] / rows;
     }
+    (void)meter_phases(m, record->phases);
+}
+
+static EvalResult evaluate_student(Run *run, bool final)
+{
+    RunState *st = &run->state;
+    const double begin = now_s();
+    exec_refresh(run->eval, true);
+    const EvalResult eval = records_evaluate(run, final);
+    run->times.evaluation = now_s() - begin;
+    st->last_top1 = eval.top1;
+    st->last_top5 = eval.top5;
+    st->last_loss = eval.loss;
+    st->last_epoch = st->epoch + 1;
+    return eval;
+}
+
+static void show_epoch(const Run *run, const EpochRecord *record)
+{
+    progress_epoch(run->progress, &(ProgressEpoch){.epoch = record->epoch,
+                                                   .epochs = run->settings->schedule.epochs,
+                                                   .step = record->step,
+                                                   .train_loss = record->train_loss,
+                                                   .train_top1 = record->train_top1,
+                                                   .eval_top1 = record->eval_top1,
+                                                   .eval_top5 = record->eval_top5,
+                                                   .teacher_top1 = run->state.teacher_top1,
+                                                   .images_per_s = record->images_per_s,
+                                                   .seconds = record->seconds,
+                                                   .eta_s = eta_s(run),
+                                                   .evaluated = record->eval_top1 >= 0.0,
+                                                   .best = record->best});
 }
 
 void epoch_end(Run *run, bool ended)
@@ -83,41 +175,26 @@ void epoch_end(Run *run, bool ended)
     RunState *st = &run->state;
     const int epoch = (int)st->epoch + 1;
     const bool final = epoch == s->schedule.epochs || st->step == s->max_steps;
-    const bool due = epoch % s->eval_every == 0 || final;
-    const double images_per_s = st->epoch_meter.seconds > 0
-                                    ? st->epoch_meter.sums[SUM_ROWS] / st->epoch_meter.seconds
-                                    : 0.0;
-    EvalResult eval;
+    const bool due = final || evaluates(s, epoch);
+    const EvalResult eval = due ? evaluate_student(run, final) : (EvalResult){0};
     EpochRecord record;
-    const double begin = now_s();
-    if (due) {
-        exec_refresh(run->eval, true);
-        eval = evaluate(run->eval, run->test_set, false, false);
-        st->last_top1 = eval.top1;
-        st->last_top5 = eval.top5;
-        st->last_loss = eval.loss;
-        st->last_epoch = (uint32_t)epoch;
-    }
-    run->last_line += now_s() - begin; /* evaluation does not count as training time */
-    fill_record(run, due ? &eval : NULL, images_per_s, &record);
+    fill_record(run, due ? &eval : NULL, &record);
     if (due && eval.top1 > st->best_top1) {
         st->best_top1 = eval.top1;
         st->best_epoch = (uint32_t)epoch;
         record.best = true;
-        note(run, run_save_student(run, s->out, "student_best.safetensors"));
+        records_note(run, run_save_student(run, s->out, "student_best.safetensors"));
     }
-    if (due) {
-        log_info("epoch %d/%d  train loss %.4f  test top-1 %.2f %%  top-5 %.2f %%%s  %.0f img/s",
-                 epoch, s->schedule.epochs, record.train_loss, eval.top1, eval.top5,
-                 record.best ? "  best" : "", images_per_s);
-    }
+    show_epoch(run, &record);
     if (ended) {
         st->epoch++;
         st->position = 0;
         meter_reset(&st->epoch_meter);
     }
-    note(run, metrics_epoch(run->metrics, &record));
+    records_epoch(run, &record);
 }
+
+/* ---- Checkpoints ---- */
 
 bool epoch_save_due(const Run *run, bool epoch_ended)
 {
@@ -129,10 +206,12 @@ bool epoch_save_due(const Run *run, bool epoch_ended)
  * tries again. A checkpoint that somebody waits for (the end, a signal) must succeed. */
 Err *epoch_save(Run *run, bool epoch_ended, bool must)
 {
-    if (!must && !epoch_save_due(run, epoch_ended)) {
+    if (!must && (!epoch_save_due(run, epoch_ended) || run->state.nonfinite_streak > 0)) {
         return NULL;
     }
+    const double begin = now_s();
     Err *err = run_save(run);
+    run->times.save = now_s() - begin;
     if (!err) {
         run->save_failures = 0;
         return NULL;

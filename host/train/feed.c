@@ -42,6 +42,7 @@ static Err *open_loader(Feed *feed)
         .batch = c->batch,
         .seed = c->seed,
         .augment = c->augment,
+        .policy = c->policy,
         .shuffle = true,
         .workers = c->workers,
         .slots = c->workers + c->held + 1,
@@ -73,6 +74,7 @@ static Err *open_resident(Feed *feed)
 
 Err *feed_open(const FeedConfig *config, Backend *backend, Exec *step, Feed **out)
 {
+    CHECK(!config->resident || policy_is_none(&config->policy), "a policy on a resident set");
     Feed *feed = xcalloc(1, sizeof *feed);
     feed->config = *config;
     feed->backend = backend;

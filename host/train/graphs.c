@@ -47,7 +47,8 @@ static bool keep_resident(const Run *run)
     case SWITCH_AUTO:
         break;
     }
-    return strcmp(run->backend->name, "cuda") == 0 && bytes <= RESIDENT_AUTO_BYTES;
+    return policy_is_none(&run->settings->policy) && strcmp(run->backend->name, "cuda") == 0 &&
+           bytes <= RESIDENT_AUTO_BYTES;
 }
 
 /* fp16 needs a loss scale, other types can have one; a constant of 1 is none. */

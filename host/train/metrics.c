@@ -22,12 +22,16 @@ enum { SCHEMA = 1, CSV_STEP_COLUMN = 6 };
 static const char CSV_HEAD[] = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,"
                                "step,train_ce,train_top1,teacher_top1,agreement";
 static const char CSV_TAIL[] = ",eval_count,images_per_s,seconds,data_share,best";
+static const char CSV_PHASES[] = ",phase_data,phase_teacher,phase_student,phase_update";
 #define CSV_TERM ",train_term"
+static const char *const phase_keys[METER_PHASES] = {"phase_data", "phase_teacher", "phase_student",
+                                                     "phase_update"};
 
 struct Metrics {
     char *jsonl;
     char *csv;
     int csv_terms; /* term columns in the header of epochs.csv; -1 = no header yet */
+    bool csv_phases;
 };
 
 void meter_add(Meter *meter, const float sums[SUM_FIELDS])
@@ -41,6 +45,23 @@ void meter_add(Meter *meter, const float sums[SUM_FIELDS])
 void meter_reset(Meter *meter)
 {
     *meter = (Meter){0};
+}
+
+bool meter_phases(const Meter *meter, double shares[METER_PHASES])
+{
+    double clocked = 0.0;
+    for (int i = 0; i < METER_PHASES; i++) {
+        clocked += meter->phase_s[i];
+    }
+    if (clocked <= 0.0 || meter->seconds <= 0.0) {
+        shares[0] = -1.0;
+        return false;
+    }
+    const double wait = fmin(1.0, meter->data_wait_s / meter->seconds);
+    for (int i = 0; i < METER_PHASES; i++) {
+        shares[i] = (i == 0 ? wait : 0.0) + (1.0 - wait) * meter->phase_s[i] / clocked;
+    }
+    return true;
 }
 
 static void put_array(Text *out, const char *key, const double *values, int count)
@@ -189,11 +210,12 @@ static Err *check_schema(const char *path, bool *present)
     return err;
 }
 
-static Err *read_csv_head(const char *path, int *terms)
+static Err *read_csv_head(const char *path, int *terms, bool *phases)
 {
     char *line = NULL;
     Err *err = first_line(path, &line);
     *terms = -1;
+    *phases = strstr(line, CSV_PHASES) != NULL;
     if (err == NULL && line[0] != '\0') {
         const bool ours = strncmp(line, CSV_HEAD, strlen(CSV_HEAD)) == 0;
         *terms = 0;
@@ -226,7 +248,7 @@ static Err *resume_files(Metrics *metrics, long resume_step)
 {
     bool has_schema = false;
     TRY(check_schema(metrics->jsonl, &has_schema));
-    TRY(read_csv_head(metrics->csv, &metrics->csv_terms));
+    TRY(read_csv_head(metrics->csv, &metrics->csv_terms, &metrics->csv_phases));
     TRY(cut_back(metrics->csv, resume_step, keep_csv));
     if (has_schema) {
         TRY(cut_back(metrics->jsonl, resume_step, keep_json));
@@ -308,18 +330,19 @@ static Err *csv_header(Metrics *metrics, int n_terms)
     for (int i = 0; i < n_terms; i++) {
         text_add(&line, CSV_TERM "%d", i + 1);
     }
-    text_add(&line, "%s", CSV_TAIL);
+    text_add(&line, "%s%s", CSV_TAIL, CSV_PHASES);
     Err *err = append(metrics->csv, line.text);
     free(line.text);
     if (err == NULL) {
         metrics->csv_terms = n_terms;
+        metrics->csv_phases = true;
     }
     return err;
 }
 
 /* Columns as in the header; what was not measured stays empty. A run resumed with another number of terms keeps the
  * columns of its header (metrics.jsonl has them all). */
-static void csv_line(Text *out, const EpochRecord *record, int csv_terms)
+static void csv_line(Text *out, const EpochRecord *record, int csv_terms, bool csv_phases)
 {
     const bool evaluated = record->eval_top1 >= 0.0;
     text_add(out, "%d", record->epoch);
@@ -353,6 +376,20 @@ static void csv_line(Text *out, const EpochRecord *record, int csv_terms)
     csv_number(out, record->seconds);
     csv_number(out, record->data_share);
     text_add(out, ",%d", record->best ? 1 : 0);
+    for (int i = 0; i < METER_PHASES && csv_phases; i++) {
+        if (record->phases[0] >= 0.0) {
+            csv_number(out, record->phases[i]);
+        } else {
+            text_add(out, ",");
+        }
+    }
+}
+
+static void put_phases(Text *out, const double shares[METER_PHASES])
+{
+    for (int i = 0; i < METER_PHASES && shares[0] >= 0.0; i++) {
+        text_json_number(out, phase_keys[i], shares[i]);
+    }
 }
 
 static void json_epoch(Text *out, const EpochRecord *record)
@@ -375,6 +412,7 @@ static void json_epoch(Text *out, const EpochRecord *record)
     text_json_number(out, "images_per_s", record->images_per_s);
     text_json_number(out, "seconds", record->seconds);
     text_json_number(out, "data_share", record->data_share);
+    put_phases(out, record->phases);
     if (record->loss_scale > 0.0) {
         text_json_number(out, "loss_scale", record->loss_scale);
     }
@@ -393,7 +431,7 @@ Err *metrics_epoch(Metrics *metrics, const EpochRecord *record)
     Err *err = append(metrics->jsonl, line.text);
     line.size = 0;
     if (err == NULL) {
-        csv_line(&line, record, metrics->csv_terms);
+        csv_line(&line, record, metrics->csv_terms, metrics->csv_phases);
         err = append(metrics->csv, line.text);
     }
     free(line.text);
@@ -424,6 +462,9 @@ Err *metrics_step(Metrics *metrics, long step, int epoch, double lr, const Meter
     text_json_number(&line, "images_per_s", meter->seconds > 0.0 ? rows / meter->seconds : 0.0);
     text_json_number(&line, "data_share",
                      meter->seconds > 0.0 ? meter->data_wait_s / meter->seconds : 0.0);
+    double shares[METER_PHASES];
+    (void)meter_phases(meter, shares);
+    put_phases(&line, shares);
     if (meter->loss_scale > 0.0) {
         text_json_number(&line, "loss_scale", meter->loss_scale);
     }

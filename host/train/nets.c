@@ -153,6 +153,7 @@ Err *nets_eval_graph(const Params *params, const NetSpec *net, const char *prefi
     in[DISTILL_IN_LABELS] = batched_input(out, "labels", DT_I32, 1, 1, 1);
     const int slot = as_teacher ? DISTILL_IN_T : DISTILL_IN_Z;
     TRY(append_net(params, out, net, prefix, classes, BN_EVAL, images, &in[slot]));
+    graph_output(out, in[slot], "logits");
     in[DISTILL_IN_ROWS_VALID] = graph_rows_valid(out);
     DistillSpec spec = {.energy_temperature = energy_temperature, .statistics_only = true};
     spec.ce_weight = (RowValue){.source = SOURCE_CONST, .value = 1.0f};

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "distill/energy.h"
+#include "train/records.h"
 #include "train/signals.h"
 
 #include <math.h>
@@ -23,7 +24,7 @@ Err *prepare_check_teacher(Run *run)
     Exec *exec;
     TRY(run_eval_exec(run, &run->teacher, TEACHER_PREFIX, s->eval_batch, &exec));
     exec_refresh(exec, false);
-    const EvalResult result = evaluate(exec, run->test_set, true, true);
+    const EvalResult result = records_check_teacher(run, exec);
     exec_close(exec);
     if (result.stopped) {
         return stopped(signals_pending());
@@ -52,6 +53,7 @@ Err *prepare_check_teacher(Run *run)
                  chance);
     }
     run->state.teacher_top1 = result.top1;
+    run->state.teacher_top5 = result.top5;
     return NULL;
 }
 
@@ -64,6 +66,7 @@ static Err *collect_column(Run *run, Exec *exec, const Preparation *preparation,
     const LoaderConfig config = {.batch = (uint32_t)batch_size,
                                  .seed = s->seed,
                                  .augment = {.pad = s->padding, .flip = s->flip},
+                                 .policy = s->policy,
                                  .shuffle = true,
                                  .drop_last = true};
     Loader *loader;
@@ -94,6 +97,7 @@ static Err *use_column(Run *run, const Preparation *preparation, float *values, 
     const ObjectiveConfig *o = &run->settings->objective;
     switch (preparation->result) {
     case PREPARE_THRESHOLDS:
+        records_energies(run, values, count);
         TRY(energy_thresholds(values, count, o->r_low, o->r_high, run->state.theta));
         run->state.has_theta = true;
         return NULL;

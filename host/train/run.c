@@ -7,8 +7,12 @@
 #include "base/log.h"
 #include "train/checkpoint.h"
 #include "train/device.h"
+#include "train/drift.h"
 #include "train/graphs.h"
 #include "train/prepare.h"
+#include "train/records.h"
+#include "train/rundir.h"
+#include "train/space.h"
 #include "train/step.h"
 #include "train/teacher_table.h"
 
@@ -81,6 +85,7 @@ static Err *open_data(Run *run)
                                         "'cudistill train --dry-run' alone");
     }
     TRY(dataset_open(s->dataset, SPLIT_TRAIN, &run->train_set));
+    TRY(longtail_apply(&s->long_tail, &run->train_set));
     TRY(dataset_open(s->dataset, SPLIT_TEST, &run->test_set));
     snprintf(run->state.dataset_hash, sizeof run->state.dataset_hash, "%s", run->train_set->hash);
     return NULL;
@@ -100,18 +105,21 @@ static Err *settle_arithmetic(Run *run, const DeviceInfo *info)
     if (!run->resumed) {
         return NULL;
     }
-    const char *out = run->settings->out;
-    if (strcmp(then.student_act, now.student_act) != 0) {
-        return run_drift(out, "train.precision (type of the student's activations here)",
-                         then.student_act, now.student_act);
+    const Drift types[] = {{"train.precision", "(type of the student's activations here)",
+                            then.student_act, now.student_act},
+                           {"teacher.precision", "(type of the teacher's activations here)",
+                            then.teacher_act, now.teacher_act}};
+    Drift changed[2];
+    size_t count = 0;
+    for (int i = 0; i < 2; i++) {
+        if (strcmp(types[i].then, types[i].now) != 0) {
+            changed[count++] = types[i];
+        }
     }
-    if (strcmp(then.teacher_act, now.teacher_act) != 0) {
-        return run_drift(out, "teacher.precision (type of the teacher's activations here)",
-                         then.teacher_act, now.teacher_act);
-    }
+    TRY(drift_judge(run->settings, changed, count));
     if (strcmp(then.backend, now.backend) != 0 || strcmp(then.library, now.library) != 0) {
         log_warn("%s was begun on %s (%s), now it is %s (%s): results are no longer the same bits",
-                 out, then.backend, then.library, now.backend, now.library);
+                 run->settings->out, then.backend, then.library, now.backend, now.library);
     }
     return NULL;
 }
@@ -189,6 +197,7 @@ static Err *open_feed(Run *run, int workers)
                                .batch = (uint32_t)s->batch,
                                .seed = s->seed,
                                .augment = {.pad = s->padding, .flip = s->flip},
+                               .policy = s->policy,
                                .workers = workers,
                                .held = FLIGHTS,
                                .epoch = run->state.epoch,
@@ -218,6 +227,25 @@ static Err *claim_new_folder(Run *run)
                  : NULL;
 }
 
+/* The configuration with the folder that was chosen for this run: run again, it goes on here. */
+static char *config_to_run_again(const Run *run)
+{
+    char *text = config_text(run->settings->config, true);
+    if (config_has(run->settings->config, "run", "out")) {
+        return text;
+    }
+    static const char key[] = "\nout =";
+    char *at = strstr(text, key); /* the only key of that name stands in the first section */
+    CHECK(at, "the configuration has no run.out");
+    char *folder = realpath(run->settings->out, NULL);
+    char *whole =
+        xformat("%.*s%s %s%s", (int)(at - text), text, key, folder ? folder : run->settings->out,
+                at + strlen(key) + strcspn(at + strlen(key), "\n"));
+    free(folder);
+    free(text);
+    return whole;
+}
+
 static Err *make_folder(Run *run)
 {
     const Settings *s = run->settings;
@@ -228,8 +256,9 @@ static Err *make_folder(Run *run)
     if (run->lock_fd < 0) {
         TRY(claim_new_folder(run));
     }
-    char *path = path_join(s->out, "config.ini");
-    char *text = config_text(s->config, true);
+    space_warn(run);
+    char *path = path_join(s->out, RUN_CONFIG);
+    char *text = config_to_run_again(run);
     err = file_write_atomic(path, text, strlen(text));
     free(path);
     free(text);
@@ -284,10 +313,10 @@ static Err *open_weights(Run *run, const char *checkpoint)
     memcpy(teacher_before, run->state.teacher_hash, sizeof teacher_before);
     TRY(open_networks(run));
     if (checkpoint && strcmp(teacher_before, run->state.teacher_hash) != 0) {
-        return err_new(EXIT_CONFIG_ERR,
-                       "%s: not the teacher that %s was begun with; use the same file or another "
-                       "run.out",
-                       run->settings->teacher_weights, run->settings->out);
+        const Drift drift = {"teacher.weights", "(hash of the file)", teacher_before,
+                             run->state.teacher_hash};
+        TRY(drift_judge(run->settings, &drift, 1));
+        run->state.teacher_top1 = -1.0; /* it is checked as a new one */
     }
     TRY(make_folder(run));
     if (checkpoint) {
@@ -297,7 +326,40 @@ static Err *open_weights(Run *run, const char *checkpoint)
             log_info("resuming %s at step %ld (epoch %u)", run->settings->out, run->state.step,
                      run->state.epoch + 1);
         }
-        return run_load_weights(run, checkpoint);
+        TRY(run_load_weights(run, checkpoint));
+    }
+    return records_open(run);
+}
+
+/* Whether this folder may be begun anew: it is not there, or nobody got as far as a checkpoint in it. */
+static Err *is_free(Run *run, bool *free_folder)
+{
+    bool used;
+    TRY(run_has_checkpoints(run, &used));
+    *free_folder = !used;
+    return NULL;
+}
+
+/* --resume never where the user left the choice of the folder to the program: NAME, NAME-2, NAME-3, ... */
+static Err *choose_folder(Run *run, Resume resume)
+{
+    const Settings *given = run->settings;
+    if (resume != RESUME_NEVER || config_has(given->config, "run", "out")) {
+        return NULL;
+    }
+    bool free_folder = false;
+    TRY(is_free(run, &free_folder));
+    for (int i = 2; !free_folder; i++) {
+        free(run->folder);
+        run->folder = xformat("%s-%d", given->out, i);
+        run->renamed = *given;
+        run->renamed.out = run->folder;
+        run->settings = &run->renamed;
+        TRY(is_free(run, &free_folder));
+    }
+    if (run->folder) {
+        log_info("%s holds an earlier run, which stays: this one goes to %s", given->out,
+                 run->folder);
     }
     return NULL;
 }
@@ -305,7 +367,10 @@ static Err *open_weights(Run *run, const char *checkpoint)
 Err *run_open(const Settings *settings, Resume resume, Run *run)
 {
     *run = (Run){.settings = settings, .lock_fd = -1};
-    run->state.best_top1 = run->state.last_top1 = run->state.teacher_top1 = -1.0;
+    run->state.best_top1 = run->state.last_top1 = -1.0;
+    run->state.teacher_top1 = run->state.teacher_top5 = run->state.agreement = -1.0;
+    TRY(drift_check_names(settings));
+    TRY(choose_folder(run, resume));
     TRY(objective_make(&settings->objective, &run->objective));
     TRY(open_data(run));
     int workers;
@@ -328,8 +393,7 @@ Err *run_open(const Settings *settings, Resume resume, Run *run)
     run->wiring.table = run->table != NULL;
     TRY(graphs_open(run));
     TRY(open_feed(run, workers));
-    TRY(step_open(run));
-    return metrics_open(settings->out, run->resumed ? run->state.step : -1, &run->metrics);
+    return step_open(run);
 }
 
 Err *run_plan(const Settings *settings, Dataset *train_set, Dataset *test_set,
@@ -364,6 +428,7 @@ Err *run_prepare(Run *run)
         log_info("energy thresholds %.4f and %.4f", (double)run->state.theta[0],
                  (double)run->state.theta[1]);
     }
+    records_prepared(run);
     log_info("%s", run->objective.formula);
     exec_refresh(run->step, false);
     return NULL;
@@ -374,7 +439,7 @@ void run_close(Run *run)
     step_close(run);
     feed_close(run->feed);
     teacher_table_close(run->table);
-    metrics_close(run->metrics);
+    records_close(run->records);
     exec_close(run->step);
     exec_close(run->update);
     exec_close(run->eval);
@@ -393,6 +458,7 @@ void run_close(Run *run)
     dataset_close(run->train_set);
     dataset_close(run->test_set);
     run_unlock(run->lock_fd);
+    free(run->folder);
     memset(run, 0, sizeof *run);
     run->lock_fd = -1;
 }

@@ -45,7 +45,7 @@ static void on_signal(int number)
 
 void signals_install(void)
 {
-    static const int stop_signals[] = {SIGTERM, SIGUSR1, SIGINT};
+    static const int stop_signals[] = {SIGTERM, SIGUSR1, SIGUSR2, SIGINT};
     static const int ignored_signals[] = {SIGPIPE, SIGXFSZ};
     struct sigaction action;
     memset(&action, 0, sizeof action);

@@ -5,142 +5,19 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "train/checkpoint.h"
-#include "train/run.h"
+#include "train/drift.h"
+#include "train/records.h"
 
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { STATE_FORMAT = 3, STATE_MAX_BYTES = 64 << 20 };
+enum { STATE_FORMAT = 4, STATE_MAX_BYTES = 64 << 20 };
 
 static char *checkpoint_root(const Run *run)
 {
     return path_join(run->settings->out, "checkpoints");
-}
-
-/* ---- The configuration that decides the result ---- */
-
-/* Keys and whole sections that name places, limits and reports: they may change between the parts of a run. */
-static bool decides_result(const Config *config, const ConfigKey *row)
-{
-    static const char *const free_sections[] = {"eval", "log", "checkpoint", "dist"};
-    static const char *const free_keys[][2] = {
-        {"run", "name"},          {"run", "out"},          {"data", "root"},
-        {"data", "workers"},      {"data", "resident"},    {"teacher", "weights"},
-        {"teacher", "memo"},      {"teacher", "memo_dir"}, {"teacher", "memo_mib"},
-        {"teacher", "tolerance"}, {"student", "weights"},  {"teacher", "expect_top1"},
-        {"train", "max_steps"},   {"train", "capture"},    {"train", "max_nonfinite"}};
-    for (size_t i = 0; i < sizeof free_sections / sizeof free_sections[0]; i++) {
-        if (strcmp(row->section, free_sections[i]) == 0) {
-            return false;
-        }
-    }
-    for (size_t i = 0; i < sizeof free_keys / sizeof free_keys[0]; i++) {
-        if (strcmp(row->section, free_keys[i][0]) == 0 && strcmp(row->key, free_keys[i][1]) == 0) {
-            return false;
-        }
-    }
-    if (strcmp(row->section, "schedule") == 0 && strcmp(row->key, "epochs") == 0) {
-        /* These two rates do not depend on the end: a run may be made longer. */
-        const char *kind = config_str(config, "schedule", "kind");
-        return strcmp(kind, "constant") != 0 && strcmp(kind, "multistep") != 0;
-    }
-    return true;
-}
-
-/* The fewest digits that read back as the same double. */
-static char *double_text(double value)
-{
-    char *text = NULL;
-    for (int digits = 6; digits <= 17; digits++) {
-        free(text);
-        text = xformat("%.*g", digits, value);
-        if (strtod(text, NULL) == value) {
-            break;
-        }
-    }
-    return text;
-}
-
-/* Appends `item` to the list *text and frees it. */
-static void append_item(char **text, char *item)
-{
-    char *longer = xformat("%s%s%s", *text, (*text)[0] ? ", " : "", item);
-    free(*text);
-    free(item);
-    *text = longer;
-}
-
-static char *list_text(const Config *config, const ConfigKey *row)
-{
-    char *text = xstrdup("");
-    size_t count;
-    if (row->type == CONFIG_INTS) {
-        const int64_t *values = config_ints(config, row->section, row->key, &count);
-        for (size_t i = 0; i < count; i++) {
-            append_item(&text, xformat("%lld", (long long)values[i]));
-        }
-    } else {
-        const double *values = config_floats(config, row->section, row->key, &count);
-        for (size_t i = 0; i < count; i++) {
-            append_item(&text, double_text(values[i]));
-        }
-    }
-    return text;
-}
-
-/* JSON holds UTF-8 only: other text is represented by its hash. */
-static char *portable_text(const char *text)
-{
-    json_t *probe = json_string(text);
-    char hash[33];
-    hash_hex(text, strlen(text), hash);
-    char *result = xstrdup(probe ? text : hash);
-    json_decref(probe);
-    return result;
-}
-
-/* The value in one spelling: 5e-2 and 0.05 are the same. */
-static char *value_text(const Config *config, const ConfigKey *row)
-{
-    if (!config_has(config, row->section, row->key)) {
-        return xstrdup("");
-    }
-    switch (row->type) {
-    case CONFIG_BOOL:
-        return xstrdup(config_bool(config, row->section, row->key) ? "true" : "false");
-    case CONFIG_INT:
-        return xformat("%lld", (long long)config_int(config, row->section, row->key));
-    case CONFIG_FLOAT:
-        return double_text(config_float(config, row->section, row->key));
-    case CONFIG_INTS:
-    case CONFIG_FLOATS:
-        return list_text(config, row);
-    case CONFIG_STRING:
-    case CONFIG_PATH:
-    case CONFIG_ENUM:
-        break;
-    }
-    return portable_text(config_str(config, row->section, row->key));
-}
-
-static json_t *config_json(const Config *config)
-{
-    json_t *object = json_object();
-    size_t count;
-    const ConfigKey *rows = settings_schema(&count);
-    for (size_t i = 0; i < count; i++) {
-        if (decides_result(config, &rows[i])) {
-            char *key = xformat("%s.%s", rows[i].section, rows[i].key);
-            char *value = value_text(config, &rows[i]);
-            CHECK(json_object_set_new(object, key, json_string(value)) == 0,
-                  "state.json: %s could not be added", key);
-            free(key);
-            free(value);
-        }
-    }
-    return object;
 }
 
 /* ---- Writing ---- */
@@ -150,17 +27,32 @@ static json_t *real(double value)
     return isfinite(value) ? json_real(value) : json_null();
 }
 
+static json_t *reals(const double *values, int count)
+{
+    json_t *array = json_array();
+    for (int i = 0; i < count; i++) {
+        CHECK(json_array_append_new(array, real(values[i])) == 0, "state.json: value %d", i);
+    }
+    return array;
+}
+
 static json_t *meter_json(const Meter *meter)
 {
-    json_t *sums = json_array();
-    for (int i = 0; i < SUM_FIELDS; i++) {
-        CHECK(json_array_append_new(sums, real(meter->sums[i])) == 0, "state.json: sum %d", i);
-    }
     json_t *object =
-        json_pack("{s:o, s:I, s:o, s:o}", "sums", sums, "steps", (json_int_t)meter->steps,
-                  "seconds", real(meter->seconds), "data_wait_s", real(meter->data_wait_s));
+        json_pack("{s:o, s:I, s:o, s:o, s:o}", "sums", reals(meter->sums, SUM_FIELDS), "steps",
+                  (json_int_t)meter->steps, "seconds", real(meter->seconds), "data_wait_s",
+                  real(meter->data_wait_s), "phase_s", reals(meter->phase_s, METER_PHASES));
     CHECK(object, "state.json: the meter could not be made");
     return object;
+}
+
+static json_t *norms_json(const RunState *s)
+{
+    double norms[NORM_RING];
+    for (int i = 0; i < NORM_RING; i++) {
+        norms[i] = (double)s->norms[i];
+    }
+    return reals(norms, NORM_RING);
 }
 
 static json_t *choices_json(const Choices *choices)
@@ -193,11 +85,12 @@ static json_t *position_json(const RunState *s)
 
 static json_t *results_json(const RunState *s)
 {
-    return json_pack("{s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I}", "best_top1",
+    return json_pack("{s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:I}", "best_top1",
                      real(s->best_top1), "last_top1", real(s->last_top1), "last_top5",
                      real(s->last_top5), "last_loss", real(s->last_loss), "best_epoch",
                      (json_int_t)s->best_epoch, "last_epoch", (json_int_t)s->last_epoch,
-                     "teacher_top1", real(s->teacher_top1), "train_seconds", real(s->train_seconds),
+                     "teacher_top1", real(s->teacher_top1), "teacher_top5", real(s->teacher_top5),
+                     "agreement", real(s->agreement), "train_seconds", real(s->train_seconds),
                      "train_images", (json_int_t)s->train_images);
 }
 
@@ -208,9 +101,10 @@ static char *state_text(const Run *run)
     CHECK(root, "state.json could not be made");
     CHECK(json_object_update_new(root, results_json(s)) == 0 &&
               json_object_set_new(root, "epoch_meter", meter_json(&s->epoch_meter)) == 0 &&
+              json_object_set_new(root, "norms", norms_json(s)) == 0 &&
               json_object_set_new(root, "choices", choices_json(&run->choices)) == 0 &&
               json_object_set_new(root, "arithmetic", arithmetic_json(&s->arithmetic)) == 0 &&
-              json_object_set_new(root, "config", config_json(run->settings->config)) == 0,
+              json_object_set_new(root, "config", drift_config_json(run->settings->config)) == 0,
           "state.json could not be made");
     char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(17) | JSON_SORT_KEYS);
     json_decref(root);
@@ -254,13 +148,8 @@ Err *run_save(Run *run)
     Err *err = checkpoint_save(root, run->state.step, 2 * weights * sizeof(float) + (1 << 20),
                                run->settings->keep_last, write_files, run);
     free(root);
-    if (!err && run->metrics) {
-        /* The checkpoint is there: a log line that cannot be written must not say otherwise. */
-        Err *unwritten = metrics_event(run->metrics, "checkpoint", run->state.step, "");
-        if (unwritten) {
-            log_warn("%s", unwritten->message);
-            err_free(unwritten);
-        }
+    if (!err) {
+        records_event(run, "checkpoint", "");
     }
     return err;
 }
@@ -324,15 +213,21 @@ static void copy_text(Reader *r, char *out, size_t size, const json_t *object, c
     snprintf(out, size, "%s", json_is_string(value) ? json_string_value(value) : "");
 }
 
+static void read_reals(Reader *r, const json_t *object, const char *key, double *out, size_t count)
+{
+    const json_t *array = field(r, object, key);
+    if (json_array_size(array) != count) {
+        wrong_type(r, key, "a list of that many numbers");
+    }
+    for (size_t i = 0; i < count; i++) {
+        out[i] = real_value(r, json_array_get(array, i), key);
+    }
+}
+
 static void read_meter(Reader *r, const json_t *object, Meter *meter)
 {
-    const json_t *sums = field(r, object, "sums");
-    if (json_array_size(sums) != SUM_FIELDS) {
-        wrong_type(r, "epoch_meter.sums", "a list of the sums of a step");
-    }
-    for (size_t i = 0; i < SUM_FIELDS; i++) {
-        meter->sums[i] = real_value(r, json_array_get(sums, i), "epoch_meter.sums");
-    }
+    read_reals(r, object, "sums", meter->sums, SUM_FIELDS);
+    read_reals(r, object, "phase_s", meter->phase_s, METER_PHASES);
     meter->steps = (long)int_of(r, object, "steps");
     meter->seconds = real_of(r, object, "seconds");
     meter->data_wait_s = real_of(r, object, "data_wait_s");
@@ -357,12 +252,19 @@ static void read_numbers(Reader *r, const json_t *root, RunState *s)
     s->best_epoch = (uint32_t)int_of(r, root, "best_epoch");
     s->last_epoch = (uint32_t)int_of(r, root, "last_epoch");
     s->teacher_top1 = real_of(r, root, "teacher_top1");
+    s->teacher_top5 = real_of(r, root, "teacher_top5");
+    s->agreement = real_of(r, root, "agreement");
     s->train_seconds = real_of(r, root, "train_seconds");
     s->train_images = (long)int_of(r, root, "train_images");
     s->threads = (int)int_of(r, root, "threads");
     copy_text(r, s->dataset_hash, sizeof s->dataset_hash, root, "dataset_hash");
     copy_text(r, s->teacher_hash, sizeof s->teacher_hash, root, "teacher_hash");
     read_meter(r, field(r, root, "epoch_meter"), &s->epoch_meter);
+    double norms[NORM_RING];
+    read_reals(r, root, "norms", norms, NORM_RING);
+    for (int i = 0; i < NORM_RING; i++) {
+        s->norms[i] = (float)norms[i];
+    }
     const json_t *arithmetic = field(r, root, "arithmetic");
     Arithmetic *a = &s->arithmetic;
     copy_text(r, a->student_act, sizeof a->student_act, arithmetic, "student_act");
@@ -371,41 +273,24 @@ static void read_numbers(Reader *r, const json_t *root, RunState *s)
     copy_text(r, a->library, sizeof a->library, arithmetic, "library");
 }
 
-Err *run_drift(const char *run_dir, const char *what, const char *then, const char *now)
-{
-    return err_new(EXIT_CONFIG_ERR,
-                   "%s was begun with %s = '%s', and now it is '%s': give the old value back, "
-                   "choose another run.out, or remove the folder",
-                   run_dir, what, then, now);
-}
-
-/* What must not change between the parts of one run: the result would be neither run's. */
+/* Keys and the training set; all differences in one message. */
 static Err *check_drift(Reader *r, const Run *run, const json_t *root)
 {
-    const Config *config = run->settings->config;
     const json_t *before = field(r, root, "config");
+    if (r->err) {
+        return NULL;
+    }
+    Drift *list;
     size_t count;
-    const ConfigKey *rows = settings_schema(&count);
-    Err *drift = NULL;
-    for (size_t i = 0; i < count && !drift && !r->err; i++) {
-        if (!decides_result(config, &rows[i])) {
-            continue;
-        }
-        char *key = xformat("%s.%s", rows[i].section, rows[i].key);
-        char *now = value_text(config, &rows[i]);
-        const char *then = json_string_value(field(r, before, key));
-        if (then && strcmp(then, now) != 0) {
-            drift = run_drift(run->settings->out, key, then, now);
-        }
-        free(key);
-        free(now);
-    }
+    drift_compare(run->settings->config, before, &list, &count);
     const char *data = run->train_set->hash;
-    if (!drift && !r->err && strcmp(run->state.dataset_hash, data) != 0) {
-        drift = run_drift(run->settings->out, "data (the training set's hash)",
-                          run->state.dataset_hash, data);
+    if (strcmp(run->state.dataset_hash, data) != 0) {
+        drift_add(&list, &count, "data", "(the training set's hash)", run->state.dataset_hash,
+                  data);
     }
-    return drift;
+    Err *err = drift_judge(run->settings, list, count);
+    drift_free(list, count);
+    return err;
 }
 
 static Err *read_root(Run *run, const json_t *root, const char *path)

@@ -5,6 +5,9 @@
 #include "train/step.h"
 
 #include "base/log.h"
+#include "train/nonfinite.h"
+#include "train/norm_limit.h"
+#include "train/phases.h"
 
 #include <string.h>
 
@@ -21,12 +24,13 @@ static void write_hyper(const Run *run, const Batch *batch, float hyper[HYPER_CO
     hyper[HYPER_GRAD_SCALE] = 1.0f;
     hyper[HYPER_CLIP_NORM] = (float)s->clip_grad;
     hyper[HYPER_FIRST] = run->state.step == 0 ? 1.0f : 0.0f;
+    hyper[HYPER_SKIP_NORM] = norm_limit(run->state.norms, run->state.step, s->skip_zscore);
 }
 
 /* ---- The runs of a step ---- */
 
 /* Bit i: phase i runs in this step. */
-static unsigned phases_due(const Run *run)
+static unsigned program_due(const Run *run)
 {
     unsigned due = 0;
     for (int i = 0; i < run->objective.program.n_phases; i++) {
@@ -53,21 +57,41 @@ static ExecRun update_run(StepMemory *memory)
     return (ExecRun){.rows = 1, .scalars = &memory->update};
 }
 
+/* clock NULL: the step is not clocked, nothing waits. */
+static void run_exec(PhaseClock *clock, Exec *exec, const ExecRun *run)
+{
+    if (clock) {
+        phases_run(clock, exec, run);
+    } else {
+        exec_run(exec, run);
+    }
+}
+
+static void lap(PhaseClock *clock, ProgressShare phase)
+{
+    if (clock) {
+        phases_lap(clock, phase);
+    }
+}
+
 /* All of a step that the device does: with fixed addresses, so that it can be recorded. */
-static void enqueue(Run *run, const Batch *batch, unsigned phases, StepMemory *memory)
+static void enqueue(Run *run, const Batch *batch, unsigned phases, StepMemory *memory,
+                    PhaseClock *clock)
 {
     Backend *b = run->backend;
     feed_enqueue(run->feed, memory->cursor);
+    lap(clock, SHARE_DATA);
     for (int i = 0; i < run->objective.program.n_phases; i++) {
         if (phases >> i & 1u) {
             const ExecRun phase = phase_run(run, i, batch, memory);
-            exec_run(run->step, &phase);
+            run_exec(clock, run->step, &phase);
         }
     }
     exec_write(run->update, "hyper", memory->hyper, sizeof memory->hyper);
     const ExecRun update = update_run(memory);
-    exec_run(run->update, &update);
+    run_exec(clock, run->update, &update);
     exec_refresh(run->step, true);
+    lap(clock, SHARE_UPDATE);
     exec_fetch(run->step, "sums", memory->sums, sizeof memory->sums);
     exec_fetch(run->update, "grad_stats", memory->grad_stats, sizeof memory->grad_stats);
     b->download(b, QUEUE_COMPUTE, memory->loss_scale, run->shared, sizeof memory->loss_scale);
@@ -112,12 +136,12 @@ static void enqueue_captured(Run *run, const Batch *batch, int flight, unsigned 
                                                          .phases = phases,
                                                          .recording = NOT_RECORDED};
         }
-        enqueue(run, batch, phases, memory);
+        enqueue(run, batch, phases, memory, NULL);
         return;
     }
     if (c->recording == NOT_RECORDED) {
         b->capture_begin(b, QUEUE_COMPUTE);
-        enqueue(run, batch, phases, memory);
+        enqueue(run, batch, phases, memory, NULL);
         c->recording = b->capture_end(b, QUEUE_COMPUTE);
     }
     write_scalars(run, batch, phases, memory);
@@ -135,6 +159,15 @@ int step_recordings(const Run *run)
 
 /* ---- Submission ---- */
 
+static void submit_clocked(Run *run, const Batch *batch, unsigned phases, StepMemory *memory)
+{
+    phases_begin(run->clock);
+    feed_upload(run->feed, batch, memory->cursor);
+    enqueue(run, batch, phases, memory, run->clock);
+    phases_end(run->clock, &run->interval);
+    phases_end(run->clock, &run->state.epoch_meter);
+}
+
 void step_submit(Run *run, const Batch *batch)
 {
     const int flight = (int)(run->state.step % FLIGHTS);
@@ -142,12 +175,16 @@ void step_submit(Run *run, const Batch *batch)
     Backend *b = run->backend;
     CHECK(!f->batch, "step %ld was never accounted for", f->step);
     write_hyper(run, batch, f->memory->hyper);
-    feed_upload(run->feed, batch, f->memory->cursor);
-    const unsigned phases = phases_due(run);
-    if (run->capture) {
-        enqueue_captured(run, batch, flight, phases);
+    const unsigned phases = program_due(run);
+    if (phases_due(run->clock)) {
+        submit_clocked(run, batch, phases, f->memory);
     } else {
-        enqueue(run, batch, phases, f->memory);
+        feed_upload(run->feed, batch, f->memory->cursor);
+        if (run->capture) {
+            enqueue_captured(run, batch, flight, phases);
+        } else {
+            enqueue(run, batch, phases, f->memory, NULL);
+        }
     }
     b->record(b, QUEUE_COMPUTE, f->event);
     f->batch = batch;
@@ -193,10 +230,25 @@ static Err *watch_finite(Run *run, const Flight *f)
     if (run->state.nonfinite_streak < run->settings->max_nonfinite) {
         return NULL;
     }
+    nonfinite_dump(run, f);
     return err_new(EXIT_NOT_FINITE,
                    "%d updates in a row had a gradient that is not finite, up to step %ld: lower "
-                   "optim.lr (now %g), set optim.clip_grad, or use train.precision = fp32",
-                   run->state.nonfinite_streak, f->step, (double)f->memory->hyper[HYPER_LR]);
+                   "optim.lr (now %g), set optim.clip_grad, or use train.precision = fp32; what "
+                   "was seen of the last is in %s/nonfinite-step-%ld",
+                   run->state.nonfinite_streak, f->step, (double)f->memory->hyper[HYPER_LR],
+                   run->settings->out, f->step);
+}
+
+/* An update whose gradient is finite but longer than train.skip_zscore allows. `scale`: the loss scale of the step. */
+static void watch_norm(Run *run, const Flight *f, float scale)
+{
+    const double limit = (double)f->memory->hyper[HYPER_SKIP_NORM];
+    const double norm = norm_note(run->state.norms, f->step - 1, f->memory->grad_stats, scale);
+    if (limit > 0.0 && norm > limit) {
+        run->state.nonfinite_total++;
+        log_warn("step %ld: the gradient's norm %g is above %g (train.skip_zscore), update skipped",
+                 f->step, norm, limit);
+    }
 }
 
 static Err *land(Run *run, Flight *f)
@@ -208,14 +260,16 @@ static Err *land(Run *run, Flight *f)
     const StepMemory *memory = f->memory;
     meter_add(&run->state.epoch_meter, memory->sums);
     meter_add(&run->interval, memory->sums);
+    watch_norm(run, f, run->state.loss_scale[0]);
     memcpy(run->state.loss_scale, memory->loss_scale, sizeof run->state.loss_scale);
     if (run->scaling != LOSS_SCALE_NONE) {
         run->interval.loss_scale = (double)memory->loss_scale[0];
     }
     run->state.train_images += (long)f->batch->n;
+    Err *err = watch_finite(run, f);
     feed_release(run->feed, f->batch);
     f->batch = NULL;
-    return watch_finite(run, f);
+    return err;
 }
 
 Err *step_land_previous(Run *run)
@@ -231,11 +285,26 @@ Err *step_land_all(Run *run)
     return NULL;
 }
 
+void step_add_time(Run *run, double seconds, double wait_s)
+{
+    static const double memory = 0.98; /* of the mean */
+    Meter *const meters[] = {&run->state.epoch_meter, &run->interval};
+    for (int i = 0; i < 2; i++) {
+        meters[i]->seconds += seconds;
+        meters[i]->data_wait_s += wait_s;
+    }
+    run->state.train_seconds += seconds;
+    RunTimes *t = &run->times;
+    t->step = seconds;
+    t->mean_step = t->mean_step > 0.0 ? memory * t->mean_step + (1.0 - memory) * seconds : seconds;
+}
+
 /* ---- Opening ---- */
 
 Err *step_open(Run *run)
 {
     Backend *b = run->backend;
+    run->clock = phases_open(run);
     for (int i = 0; i < FLIGHTS; i++) {
         run->flights[i].event = b->event(b);
         run->flights[i].memory = b->alloc(b, MEM_HOST, sizeof *run->flights[i].memory);
@@ -259,6 +328,8 @@ void step_close(Run *run)
         }
     }
     run->n_captures = 0;
+    phases_close(run->clock);
+    run->clock = NULL;
     for (int i = 0; i < FLIGHTS; i++) {
         if (run->flights[i].memory) {
             b->free(b, MEM_HOST, run->flights[i].memory);

@@ -1,20 +1,19 @@
-/* `cudistill suite`: runs several configurations one after the other and prints one table. Every run has a folder of its
- * own under the suite's and is resumed, or skipped when finished, so an interrupted suite is simply started again. */
-#include "train/commands.h"
+/* Runs one after the other, each in its folder under the suite's, and the table of what they reached. */
+#include "train/suite.h"
 
 #include "base/config.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "train/result.h"
 #include "train/signals.h"
 #include "train/train.h"
 
-#include <getopt.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SUITE_MAX_RUNS = 64, SUITE_MAX_SEEDS = 64 };
+enum { SUITE_MAX_RUNS = 64 };
 
 static const ConfigKey suite_schema[] = {
     {"suite", "title", CONFIG_STRING, "", 0, 0, NULL, "heading of the table"},
@@ -42,25 +41,46 @@ typedef struct {
     SuiteRow rows[SUITE_MAX_RUNS];
     int n_rows;
     bool has_teacher; /* rows[0] */
-    int64_t seeds[SUITE_MAX_SEEDS];
-    size_t n_seeds;
+    Seeds seeds;
+    ProgressMode progress;
+    void (*finished)(const char *run_dir);
 } Suite;
 
-static Err *parse_seeds(const char *text, Suite *suite)
+const ConfigKey *suite_keys(size_t *count)
 {
-    suite->n_seeds = 0;
-    for (const char *at = text; *at;) {
-        char *end;
-        const long long seed = strtoll(at, &end, 10);
-        if (end == at || seed < 0 || (*end && *end != ',') || suite->n_seeds == SUITE_MAX_SEEDS) {
-            return err_new(EXIT_USAGE_ERR,
-                           "--seeds %s: whole numbers with commas are needed (at most %d)", text,
-                           SUITE_MAX_SEEDS);
+    *count = sizeof suite_schema / sizeof suite_schema[0];
+    return suite_schema;
+}
+
+static bool has_seed(const Seeds *seeds, int64_t seed)
+{
+    for (size_t i = 0; i < seeds->count; i++) {
+        if (seeds->values[i] == seed) {
+            return true;
         }
-        suite->seeds[suite->n_seeds++] = seed;
-        at = *end ? end + 1 : end;
     }
-    return suite->n_seeds ? NULL : err_new(EXIT_USAGE_ERR, "--seeds needs at least one number");
+    return false;
+}
+
+Err *seeds_parse(const char *text, Seeds *out)
+{
+    static const long long most = UINT32_MAX;
+    *out = (Seeds){.count = 0};
+    const char *at = text;
+    do {
+        char *end = NULL;
+        const long long seed = *at >= '0' && *at <= '9' ? strtoll(at, &end, 10) : -1;
+        if (seed < 0 || seed > most || (*end && *end != ',') || has_seed(out, seed) ||
+            out->count == SUITE_MAX_SEEDS) {
+            return err_new(EXIT_USAGE_ERR,
+                           "--seeds '%s': up to %d different whole numbers with commas are needed, "
+                           "as 1,2,3",
+                           text, SUITE_MAX_SEEDS);
+        }
+        out->values[out->count++] = seed;
+        at = *end ? end + 1 : NULL;
+    } while (at);
+    return NULL;
 }
 
 static char *label_of(const char *path)
@@ -106,42 +126,26 @@ static Err *read_rows(Suite *suite, const char *path)
     return err;
 }
 
-static Err *parse_suite(int argc, char **argv, Suite *suite)
+static Err *read_suite(const char *path, const SuiteOptions *options, Suite *suite)
 {
-    static const struct option options[] = {{"out", required_argument, NULL, 'o'},
-                                            {"seeds", required_argument, NULL, 's'},
-                                            {NULL, 0, NULL, 0}};
-    const char *seeds = NULL;
-    int option;
-    while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        if (option == 'o') {
-            suite->out = optarg;
-        } else if (option == 's') {
-            seeds = optarg;
-        } else {
-            return err_new(EXIT_USAGE_ERR,
-                           "usage: cudistill suite SUITE.ini [--out DIR] [--seeds 1,2,3]");
-        }
-    }
-    if (optind != argc - 1) {
-        return err_new(EXIT_USAGE_ERR, "suite takes one file, for example configs/quickstart.ini");
-    }
-    const char *path = argv[optind];
     TRY(config_load(suite_schema, sizeof suite_schema / sizeof suite_schema[0], path, NULL, 0,
                     &suite->config));
-    if (!suite->out) {
-        suite->out = config_str(suite->config, "suite", "out");
-    }
+    suite->out = options->out ? options->out : config_str(suite->config, "suite", "out");
+    suite->progress = options->progress;
+    suite->finished = options->finished;
     TRY(read_rows(suite, path));
-    if (seeds) {
-        return parse_seeds(seeds, suite);
+    if (options->seeds) {
+        suite->seeds = *options->seeds;
+        return NULL;
     }
-    const int64_t *from = config_ints(suite->config, "suite", "seeds", &suite->n_seeds);
-    if (suite->n_seeds == 0 || suite->n_seeds > SUITE_MAX_SEEDS) {
+    size_t count;
+    const int64_t *seeds = config_ints(suite->config, "suite", "seeds", &count);
+    if (count == 0 || count > SUITE_MAX_SEEDS) {
         return err_new(EXIT_CONFIG_ERR, "%s: suite.seeds needs 1 to %d numbers", path,
                        SUITE_MAX_SEEDS);
     }
-    memcpy(suite->seeds, from, suite->n_seeds * sizeof *from);
+    memcpy(suite->seeds.values, seeds, count * sizeof *seeds);
+    suite->seeds.count = count;
     return NULL;
 }
 
@@ -150,7 +154,22 @@ static char *run_folder(const Suite *suite, const SuiteRow *row, int64_t seed)
     return xformat("%s/%s-s%lld", suite->out, row->label, (long long)seed);
 }
 
-/* Trains row `r` with one seed; `teacher` is a weight file or NULL. */
+static Err *train_row(SuiteRow *row, int64_t seed, const Settings *settings, Resume resume)
+{
+    RunResult result;
+    log_info("--- %s, seed %lld", row->label, (long long)seed);
+    TRY(train_run(settings, resume, &result));
+    if (settings->progress == PROGRESS_JSON) {
+        result_print(settings, &result);
+    }
+    row->last[row->n] = result.last_top1;
+    row->best[row->n] = result.best_top1;
+    row->seconds += result.train_seconds;
+    row->n++;
+    return NULL;
+}
+
+/* Trains a row with one seed; `teacher` is a weight file or NULL. */
 static Err *run_row(Suite *suite, SuiteRow *row, int64_t seed, const char *teacher)
 {
     char *folder = run_folder(suite, row, seed);
@@ -159,18 +178,12 @@ static Err *run_row(Suite *suite, SuiteRow *row, int64_t seed, const char *teach
     char *weights = teacher ? xformat("teacher.weights=%s", teacher) : NULL;
     const char *const overrides[] = {out, seed_text, weights};
     Settings settings;
-    RunResult result;
     Err *err = settings_load(row->path, overrides, weights ? 3 : 2, &settings);
     if (!err) {
-        log_info("--- %s, seed %lld", row->label, (long long)seed);
-        err = train_run(&settings, RESUME_AUTO, &result);
+        settings.progress = suite->progress;
+        settings.finished = suite->finished;
+        err = train_row(row, seed, &settings, RESUME_AUTO);
         settings_free(&settings);
-    }
-    if (!err) {
-        row->last[row->n] = result.last_top1;
-        row->best[row->n] = result.best_top1;
-        row->seconds += result.train_seconds;
-        row->n++;
     }
     free(folder);
     free(out);
@@ -181,7 +194,7 @@ static Err *run_row(Suite *suite, SuiteRow *row, int64_t seed, const char *teach
 
 static Err *run_seed(Suite *suite, size_t index)
 {
-    const int64_t seed = suite->seeds[index];
+    const int64_t seed = suite->seeds.values[index];
     const bool per_seed = config_bool(suite->config, "suite", "teacher_per_seed");
     char *teacher = NULL;
     Err *err = NULL;
@@ -189,7 +202,7 @@ static Err *run_seed(Suite *suite, size_t index)
         if (per_seed || index == 0) {
             err = run_row(suite, &suite->rows[0], seed, NULL);
         }
-        char *folder = run_folder(suite, &suite->rows[0], per_seed ? seed : suite->seeds[0]);
+        char *folder = run_folder(suite, &suite->rows[0], per_seed ? seed : suite->seeds.values[0]);
         teacher = path_join(folder, "student_best.safetensors");
         free(folder);
     }
@@ -214,13 +227,12 @@ static void mean_and_sd(const double *values, int n, double *mean, double *sd)
     *sd = n > 1 ? sqrt(squares / (n - 1)) : 0.0;
 }
 
-static void print_table(const Suite *suite)
+static void print_rows(const char *title, const SuiteRow *rows, int count)
 {
-    const char *title = config_str(suite->config, "suite", "title");
-    printf("\n%s\n%-28s %3s  %-16s  %-16s  %8s\n", title[0] ? title : suite->out, "run", "n",
-           "last top-1 %", "best top-1 %", "s/run");
-    for (int r = 0; r < suite->n_rows; r++) {
-        const SuiteRow *row = &suite->rows[r];
+    printf("\n%s\n%-28s %3s  %-16s  %-16s  %8s\n", title, "run", "n", "last top-1 %",
+           "best top-1 %", "s/run");
+    for (int r = 0; r < count; r++) {
+        const SuiteRow *row = &rows[r];
         if (row->n == 0) {
             continue;
         }
@@ -233,26 +245,104 @@ static void print_table(const Suite *suite)
         printf("%-28s %3d  %6.2f +- %5.2f  %6.2f +- %5.2f  %8.1f\n", row->label, row->n, last,
                last_sd, best, best_sd, row->seconds / row->n);
     }
-    printf("+- is the standard deviation over seeds. Folders: %s/\n", suite->out);
+    printf("+- is the standard deviation over seeds.");
 }
 
-Err *command_suite(int argc, char **argv)
+static void print_suite(const Suite *suite)
 {
-    Suite suite = {0};
-    Err *err = parse_suite(argc, argv, &suite);
+    const char *title = config_str(suite->config, "suite", "title");
+    print_rows(title[0] ? title : suite->out, suite->rows, suite->n_rows);
+    printf(" Folders: %s/\n", suite->out);
+}
+
+Err *suite_run(const char *path, const SuiteOptions *options)
+{
+    Suite *suite = xcalloc(1, sizeof *suite);
+    Err *err = read_suite(path, options, suite);
     if (!err) {
         signals_install();
     }
-    for (size_t i = 0; i < suite.n_seeds && !err; i++) {
-        err = run_seed(&suite, i);
+    for (size_t i = 0; i < suite->seeds.count && !err; i++) {
+        err = run_seed(suite, i);
     }
+    if (!err && options->progress != PROGRESS_JSON) {
+        print_suite(suite);
+    }
+    for (int r = 0; r < suite->n_rows; r++) {
+        free(suite->rows[r].path);
+        free(suite->rows[r].label);
+    }
+    config_free(suite->config);
+    free(suite);
+    return err;
+}
+
+/* ---- One configuration, several seeds ---- */
+
+/* "run.out=OUT/NAME-sSEED" where the configuration names a folder, else NULL: each seed has a folder of its own anyway. */
+static Err *seed_folder(const char *config, const SeedsOptions *options, int64_t seed, char **out)
+{
+    Settings settings;
+    TRY(settings_read(config, options->overrides, options->n_overrides, &settings));
+    *out = config_has(settings.config, "run", "out")
+               ? xformat("%s/%s-s%lld", config_str(settings.config, "run", "out"), settings.name,
+                         (long long)seed)
+               : NULL;
+    settings_free(&settings);
+    return NULL;
+}
+
+static Err *run_one_seed(const char *config, const SeedsOptions *options, int64_t seed,
+                         SuiteRow *row)
+{
+    char *folder = NULL;
+    TRY(seed_folder(config, options, seed, &folder));
+    ConfigOverride *overrides = xcalloc(options->n_overrides + 2, sizeof *overrides);
+    size_t count = 0;
+    for (size_t i = 0; i < options->n_overrides; i++) {
+        const char *text = options->overrides[i].text;
+        if (!folder || strncmp(text, "run.out=", strlen("run.out=")) != 0) {
+            overrides[count++] = options->overrides[i];
+        }
+    }
+    char *seed_text = xformat("run.seed=%lld", (long long)seed);
+    char *out = folder ? xformat("run.out=%s", folder) : NULL;
+    overrides[count++] = (ConfigOverride){.text = seed_text, .origin = "--seeds"};
+    if (out) {
+        overrides[count++] = (ConfigOverride){.text = out, .origin = "--seeds"};
+    }
+    Settings settings;
+    Err *err = settings_read(config, overrides, count, &settings);
     if (!err) {
-        print_table(&suite);
+        settings.progress = options->progress;
+        settings.finished = options->finished;
+        settings.allow_drift = options->allow_drift;
+        settings.n_allow_drift = options->n_allow_drift;
+        free(row->label);
+        row->label = xstrdup(settings.name);
+        err = train_row(row, seed, &settings, options->resume);
+        settings_free(&settings);
     }
-    for (int r = 0; r < suite.n_rows; r++) {
-        free(suite.rows[r].path);
-        free(suite.rows[r].label);
+    free(folder);
+    free(seed_text);
+    free(out);
+    free(overrides);
+    return err;
+}
+
+Err *seeds_run(const char *config, const SeedsOptions *options)
+{
+    SuiteRow *row = xcalloc(1, sizeof *row);
+    Err *err = NULL;
+    signals_install();
+    for (size_t i = 0; i < options->seeds.count && !err; i++) {
+        err = run_one_seed(config, options, options->seeds.values[i], row);
     }
-    config_free(suite.config);
+    if (!err && options->progress != PROGRESS_JSON) {
+        print_rows(config, row, 1);
+        printf("\n");
+    }
+    free(row->label);
+    free(row);
     return err;
 }

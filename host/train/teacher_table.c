@@ -93,6 +93,9 @@ static uint64_t memo_limit(const Settings *s)
 static const char *why_not(const Run *run)
 {
     const Settings *s = run->settings;
+    if (!policy_is_none(&s->policy)) {
+        return "augment.policy and augment.cutout make new pictures in every epoch";
+    }
     const double views = augment_view_count((AugmentSpec){.pad = s->padding, .flip = s->flip});
     const double epochs = s->schedule.epochs;
     const double distinct = views * (1.0 - pow(1.0 - 1.0 / views, epochs));
@@ -324,7 +327,8 @@ static void compute_tail(TeacherTable *t, uint32_t epoch)
     keep(t, t->tail, samples);
 }
 
-TableFill teacher_table_fill(TeacherTable *table, Exec *step, uint32_t epoch, uint32_t position)
+TableFill teacher_table_fill(TeacherTable *table, Exec *step, uint32_t epoch, uint32_t position,
+                             double until)
 {
     const double begin = now_s();
     const uint32_t count = table->dataset->count;
@@ -338,7 +342,7 @@ TableFill teacher_table_fill(TeacherTable *table, Exec *step, uint32_t epoch, ui
         keep(table, rows, table->missing + at);
         memo_put(table->memo, rows, table->missing + at, table->views + at, table->logits);
         fill.computed += rows;
-        fill.stopped = signals_pending() != 0 && at + rows < missing;
+        fill.stopped = (signals_pending() != 0 || now_s() >= until) && at + rows < missing;
     }
     if (!fill.stopped && table->tail > 0) {
         compute_tail(table, epoch);

@@ -6,42 +6,25 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "train/epoch.h"
-#include "train/signals.h"
+#include "train/records.h"
+#include "train/rundir.h"
 #include "train/step.h"
+#include "train/stop.h"
 #include "train/teacher_table.h"
 
-#include <jansson.h>
-#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-static void add_time(Run *run, double seconds, double wait_s)
-{
-    Meter *const meters[] = {&run->state.epoch_meter, &run->interval};
-    for (int i = 0; i < 2; i++) {
-        meters[i]->seconds += seconds;
-        meters[i]->data_wait_s += wait_s;
-    }
-    run->state.train_seconds += seconds;
-}
-
-static Err *leave(const Run *run, int signal)
-{
-    return err_new(signals_exit_code(signal),
-                   "stopped by signal %d at step %ld: checkpoint written, run the same command "
-                   "again to resume",
-                   signal, run->state.step);
-}
-
-/* Before the first step of an epoch, and of a resumed one: the teacher's logits of what is to come. False when a signal
- * came before they were complete. */
+/* Before the first step of an epoch, and of a resumed one: the teacher's logits of what is to come. False when the run was
+ * asked to leave before they were complete. */
 static bool fill_table(Run *run)
 {
     const RunState *st = &run->state;
     if (!run->table || (run->table_filled && run->table_epoch == st->epoch)) {
         return true;
     }
-    const TableFill fill = teacher_table_fill(run->table, run->step, st->epoch, st->position);
+    const TableFill fill =
+        teacher_table_fill(run->table, run->step, st->epoch, st->position, stop_time(run));
     run->table_filled = !fill.stopped;
     run->table_epoch = st->epoch;
     epoch_note_table(run, &fill);
@@ -51,12 +34,12 @@ static bool fill_table(Run *run)
 Err *train(Run *run)
 {
     const Settings *s = run->settings;
-    run->last_line = now_s();
     while (!run_finished(run)) {
         const double begin = now_s();
         if (!fill_table(run)) {
+            const int stop = stop_asked(run);
             TRY(epoch_save(run, false, true));
-            return leave(run, signals_pending());
+            return stop_error(run, stop);
         }
         const double filled = now_s();
         const Batch *batch = feed_next(run->feed);
@@ -67,49 +50,23 @@ Err *train(Run *run)
         const bool ended = batch->last;
         step_submit(run, batch);
         TRY(step_land_previous(run));
-        const bool stop = (ended && (int)run->state.epoch + 1 == s->schedule.epochs) ||
+        const bool last = (ended && (int)run->state.epoch + 1 == s->schedule.epochs) ||
                           run->state.step == s->max_steps;
-        const int signal = signals_pending(); /* asked once: what is saved and what is said agree */
-        if (ended || stop || signal || epoch_save_due(run, ended)) {
+        const int stop = stop_asked(run); /* asked once: what is saved and what is said agree */
+        if (ended || last || stop || epoch_save_due(run, ended)) {
             TRY(step_land_all(run));
         }
-        add_time(run, now_s() - begin, wait_s);
+        step_add_time(run, now_s() - begin, wait_s);
         epoch_progress(run);
-        if (ended || stop) {
+        if (ended || last) {
             epoch_end(run, ended);
         }
-        TRY(epoch_save(run, ended, stop || signal));
-        if (signal && !stop) {
-            return leave(run, signal);
+        TRY(epoch_save(run, ended, last || stop));
+        if (stop && !last) {
+            return stop_error(run, stop);
         }
     }
     return NULL;
-}
-
-static json_t *percent(double value)
-{
-    return isfinite(value) && value >= 0.0 ? json_real(value) : json_null();
-}
-
-static Err *write_result(const Run *run, const RunResult *r)
-{
-    const Settings *s = run->settings;
-    json_t *root =
-        json_pack("{s:s, s:I, s:s, s:s, s:o, s:o, s:o, s:i, s:o, s:I, s:f, s:f, s:I}", "name",
-                  s->name, "seed", (json_int_t)s->seed, "student", s->student_model, "teacher",
-                  s->teacher_model ? s->teacher_model : "", "last_top1", percent(r->last_top1),
-                  "last_top5", percent(r->last_top5), "best_top1", percent(r->best_top1),
-                  "best_epoch", (int)r->best_epoch, "teacher_top1", percent(r->teacher_top1),
-                  "steps", (json_int_t)r->steps, "train_seconds", r->train_seconds, "images_per_s",
-                  r->images_per_s, "nonfinite_steps", (json_int_t)run->state.nonfinite_total);
-    CHECK(root, "result.json could not be made");
-    char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(10));
-    char *path = path_join(s->out, "result.json");
-    Err *err = file_write_atomic(path, text, strlen(text));
-    free(path);
-    free(text);
-    json_decref(root);
-    return err;
 }
 
 static Err *finish(Run *run, RunResult *result)
@@ -121,30 +78,53 @@ static Err *finish(Run *run, RunResult *result)
         .last_top1 = s->last_top1,
         .last_top5 = s->last_top5,
         .teacher_top1 = s->teacher_top1,
+        .teacher_top5 = s->teacher_top5,
+        .agreement = s->agreement,
         .best_epoch = s->best_epoch,
         .epochs = s->epoch,
         .train_seconds = s->train_seconds,
         .images_per_s = s->train_seconds > 0 ? (double)s->train_images / s->train_seconds : 0.0,
         .steps = s->step,
+        .nonfinite = s->nonfinite_total,
         .resident = run->wiring.resident,
         .recordings = step_recordings(run)};
-    return write_result(run, result);
+    (void)snprintf(result->out, sizeof result->out, "%s", run->settings->out);
+    return NULL;
+}
+
+/* From here on what is said goes to the run's log, too. */
+static void begin_log(const Run *run)
+{
+    char *path = path_join(run->settings->out, RUN_LOG);
+    progress_log_to(run->progress, path);
+    free(path);
 }
 
 Err *train_run(const Settings *settings, Resume resume, RunResult *result)
 {
+    const double begun = now_s();
+    Progress *progress = progress_open(settings->progress, settings->log_every_s);
     Run run;
-    RunResult ignored;
+    RunResult own;
+    result = result ? result : &own;
     Err *err = run_open(settings, resume, &run);
+    run.progress = progress;
+    run.times.begun = begun;
     if (!err) {
+        begin_log(&run);
         err = run_prepare(&run);
     }
     if (!err) {
         err = train(&run);
     }
     if (!err) {
-        err = finish(&run, result ? result : &ignored);
+        err = finish(&run, result);
     }
+    records_end(&run, err);
     run_close(&run);
+    progress_close(progress, err ? err->message : NULL);
+    if (!err && settings->report_auto && settings->finished) {
+        settings->finished(result->out);
+    }
     return err;
 }

@@ -69,6 +69,13 @@ void exec_write_scalars(ExecScalars *scalars, const ExecRun *run);
  * time_steps). */
 void exec_run(Exec *exec, const ExecRun *run);
 void exec_sync(Exec *exec);
+/* As exec_run, with the same bits, one node at a time: the host waits for each and then tells `watch` which it was
+ * (of exec_graph) and how long it took. `graph` is exec_graph at the rows of this run. Never while capturing. */
+typedef void (*ExecWatch)(void *context, const Graph *graph, int node, double seconds);
+void exec_run_watched(Exec *exec, const ExecRun *run, ExecWatch watch, void *context);
+/* Inside `watch`: copies what an output of that node holds, all of it at the rows of `graph`; waits. The values stay only
+ * until other nodes take the memory. False where the tensor has no memory of its own. */
+bool exec_peek(Exec *exec, const Graph *graph, int tensor, void *data);
 
 /* Gradient reduction over ranks, overlapped with backward: after the step that completes a bucket QUEUE_COMM waits for the
  * queues that wrote it and `reduce` is called for the slice; QUEUE_COMPUTE waits for the last one at the end of the run.

@@ -36,7 +36,7 @@ typedef enum {
 
 typedef struct Err {
     ExitCode code;
-    char *message; /* one or more lines, no trailing newline */
+    char *message; /* one or more lines, no trailing newline; control characters are '?' */
 } Err;
 
 Err *err_new(ExitCode code, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -17,6 +17,10 @@ void log_emit(LogLevel level, const char *text);
 #define log_info(...) log_line(LOG_INFO, __VA_ARGS__)
 #define log_debug(...) log_line(LOG_DEBUG, __VA_ARGS__)
 
+/* Takes the standard descriptors that are closed, for files that refuse to be read or written: what is opened later must
+ * not get their numbers, and with them what is meant for people. First thing in main. */
+void log_reserve_streams(void);
+
 double now_s(void); /* monotonic clock, seconds */
 
 #endif

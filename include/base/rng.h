@@ -18,7 +18,8 @@ typedef enum {
     RNG_FLIP = 4,
     RNG_SYNTH = 5, /* the synthetic data set */
     RNG_MIX = 6,
-    RNG_AUGMENT = 7,
+    RNG_AUGMENT = 7, /* AutoAugment, RandAugment */
+    RNG_CUTOUT = 8,
     RNG_TEST = 99
 } RngPurpose;
 

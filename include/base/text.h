@@ -18,6 +18,8 @@ void text_markup(Text *out, const char *text);
 void text_json(Text *out, const char *text);
 /* `,"key":value` with %.10g, null where it is not finite: JSON has no NaN. */
 void text_json_number(Text *out, const char *key, double value);
+/* The text as it is, but U+FFFD for each byte that is not UTF-8. */
+void text_utf8(Text *out, const char *text);
 void text_free(Text *text); /* leaves it empty */
 
 #endif

@@ -9,6 +9,7 @@
 #define CUDISTILL_DATA_CIFAR_H
 
 #include "data/dataset.h"
+#include <stdbool.h>
 
 typedef enum { CIFAR_10, CIFAR_100 } CifarKind;
 
@@ -46,5 +47,23 @@ typedef enum {
     CIFAR_MD5_OTHER_SET     /* the binary version of the other kind */
 } CifarMd5;
 CifarMd5 cifar_md5_kind(CifarKind kind, const char *md5);
+
+/* What is known of the order of the training records: positions in the set mean the same images as elsewhere only in the
+ * official order, and mirrors keep the images but not always their order. */
+typedef enum {
+    CIFAR_ORDER_OFFICIAL,
+    CIFAR_ORDER_OTHER,  /* train.bin is not the official one */
+    CIFAR_ORDER_UNKNOWN /* CIFAR-10 unpacked, or an archive that was repacked */
+} CifarOrder;
+
+/* By the MD5 of the archive, or of CIFAR-100's unpacked train.bin. `source` is Dataset.source of a set that cifar_open made.
+ * EXIT_NO_INPUT when it is no longer there. */
+Err *cifar_order(CifarKind kind, const char *source, CifarOrder *out);
+/* Whether the unpacked training records with this MD5 are the official ones. */
+bool cifar_md5_train(CifarKind kind, const char *md5);
+/* Dataset.name of a set that cifar_open made: which kind it is; false for other names. */
+bool cifar_named(const char *name, CifarKind *kind);
+/* How to get the official archive, as the end of a message. Caller frees. */
+char *cifar_cure(CifarKind kind);
 
 #endif

@@ -17,7 +17,7 @@ typedef enum { SPLIT_TRAIN, SPLIT_TEST } Split;
 enum { DATASET_HASH_CHARS = 33 }; /* 32 hex digits and the NUL */
 
 typedef struct Dataset {
-    char *name;   /* "cifar10", "cifar100", "synthetic" */
+    char *name;   /* "cifar10", "cifar100", "synthetic"; with "-lt" behind it: data/longtail.h */
     char *source; /* for messages: the path read, or the full specification of a drawn set */
     Split split;
     uint32_t count; /* images */

@@ -1,6 +1,6 @@
 /* Batches in preallocated slots, filled ahead by worker threads.
  *
- * The stream of batches is a function of (data set, seed, batch, augmentation, shuffle, drop_last):
+ * The stream of batches is a function of (data set, seed, batch, augmentation, policy, shuffle, drop_last):
  * it does not depend on the number of workers or slots, and the global batches do not depend on the
  * number of ranks. The whole state is (epoch, position), position = samples of the epoch already
  * delivered over all ranks; a loader opened at a saved state continues exactly, in the middle of an
@@ -22,8 +22,8 @@
 #ifndef CUDISTILL_DATA_LOADER_H
 #define CUDISTILL_DATA_LOADER_H
 
-#include "data/augment.h"
 #include "data/dataset.h"
+#include "data/view.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -40,6 +40,7 @@ typedef struct {
     uint32_t batch; /* samples of a global batch, over all ranks; > 0 */
     uint64_t seed;
     AugmentSpec augment; /* {0} = the images as they are */
+    PolicySpec policy;   /* after crop and flip; {0} = none */
     bool shuffle;        /* order rng_permutation(seed, epoch); false = order of the data set */
     bool drop_last;      /* leave out an incomplete last batch; default keeps it */
     int workers;         /* threads; 0 = fill in loader_next itself */

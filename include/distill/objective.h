@@ -42,6 +42,16 @@ typedef struct {
     char formula[OBJECTIVE_FORMULA_MAX]; /* "loss = 0.1*CE + 0.9*T^2*KL(teacher||student), T=4" */
 } Objective;
 
+/* The parts of the loss for people: loss = sum of weight * mean of the part. */
+typedef struct {
+    const char *name; /* "CE", "KD" */
+    double weight;    /* 1 where every row has its own */
+    int sum;          /* its SUM_ field, the weight included */
+} ObjectivePart;
+enum { OBJECTIVE_MAX_PARTS = DISTILL_MAX_TERMS + 1 };
+/* Parts of weight 0 are left out. Gives their number. */
+int objective_parts(const DistillSpec *spec, ObjectivePart parts[OBJECTIVE_MAX_PARTS]);
+
 /* EXIT_CONFIG_ERR for a value that cannot work, naming key and value. */
 Err *objective_make(const ObjectiveConfig *config, Objective *out);
 

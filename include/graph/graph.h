@@ -79,8 +79,8 @@ typedef enum {
 
 /* Values of OP_SGD read from device memory, PyTorch's form: g' = g*GRAD_SCALE*clip + WEIGHT_DECAY*w (where the segment
  * decays); v = MOMENTUM*v + (1-DAMPENING)*g' (v = g' when FIRST is not 0); w -= LR*(NESTEROV ? g' + MOMENTUM*v : v).
- * clip = min(1, CLIP_NORM/(norm+1e-6)) when CLIP_NORM > 0, norm = GRAD_SCALE*sqrt(stats[0]). When stats[1] > 0 nothing is
- * written: the step is skipped. Where loss_scale is given, GRAD_SCALE stands for GRAD_SCALE/loss_scale[0]. */
+ * clip = min(1, CLIP_NORM/(norm+1e-6)) when CLIP_NORM > 0, norm = GRAD_SCALE*sqrt(stats[0]). When stats[1] > 0, or
+ * SKIP_NORM > 0 and norm > SKIP_NORM, nothing is written: the step is skipped. Where loss_scale is given, GRAD_SCALE stands for GRAD_SCALE/loss_scale[0]. */
 enum {
     HYPER_LR,
     HYPER_MOMENTUM,
@@ -90,6 +90,7 @@ enum {
     HYPER_GRAD_SCALE,
     HYPER_CLIP_NORM,
     HYPER_FIRST,
+    HYPER_SKIP_NORM,
     HYPER_COUNT
 };
 

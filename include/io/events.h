@@ -2,9 +2,11 @@
  * protobuf messages (event.proto beside events.c). Source: tensorboard/compat/proto and its record_writer.
  *
  * Writing: events_open makes DIR/events.out.tfevents.<seconds>.<host>.<pid>; each call appends one whole record, so that a
- * kill leaves at most a torn last one, which readers tolerate. A resumed run opens a new file in the same folder; events of
- * steps beyond the resumed one are hidden by the SessionLog START event that events_open writes when resume_step >= 0.
- * Errors (disk full) name the file. wall_time: seconds since 1970. Not for several threads. */
+ * kill leaves at most a torn last one, which readers tolerate. A resumed run opens a new file in the same folder, named to be
+ * read after those that are there; events of steps beyond the resumed one are hidden by the SessionLog START event that
+ * events_open writes when resume_step >= 0 (TensorBoard's fast loader hides those of a tag once that is written again).
+ * Errors (disk full) name the file; what was written in part is taken back, so that later calls may succeed.
+ * wall_time: seconds since 1970. Scalars are stored as float32. Not for several threads. */
 #ifndef CUDISTILL_IO_EVENTS_H
 #define CUDISTILL_IO_EVENTS_H
 
@@ -23,7 +25,9 @@ Err *events_image(Events *events, const char *tag, long step, const uint8_t *png
 /* Of `count` finite values, in TensorBoard's exponential buckets; values that are not finite are left out. */
 Err *events_histogram(Events *events, const char *tag, long step, const float *values,
                       size_t count);
-/* HParams plugin: the run's settings (name, value as text or number) at its beginning, and its end. */
+/* HParams plugin: the run's settings (name, value as text or number) at its beginning, and its end. Runs of one name make
+ * one row of its table. TensorBoard keeps the first of each that it finds in a folder: a run that will be resumed has not
+ * ended. */
 typedef struct {
     const char *name;
     const char *text; /* NULL: `number` holds */
@@ -40,7 +44,7 @@ typedef struct {
     EventKind kind;
     double wall_time;
     int64_t step;
-    const char *tag;   /* file_version's text of EVENT_VERSION */
+    const char *tag;   /* never NULL, may be no UTF-8; file_version's text of EVENT_VERSION */
     double value;      /* EVENT_SCALAR */
     int height, width; /* EVENT_IMAGE */
     const uint8_t *png;
@@ -51,8 +55,9 @@ typedef struct {
     long records;
     bool torn; /* the last record is not whole: a run was killed, or is writing */
 } EventsSummary;
-/* Calls `each` for every value of every record (data, size: the whole file). Executes nothing; EXIT_BAD_DATA with the byte
- * position when a checksum or a message is wrong. */
+/* Calls `each` for every value of every record (data, size: the whole file); an EventValue and what it points to hold until
+ * `each` returns. Executes nothing; EXIT_BAD_DATA with the byte position when a checksum or a message is wrong, or a record
+ * has more than 256 MiB; `summary` counts the records before it. */
 Err *events_read(const uint8_t *data, size_t size, void (*each)(void *context, const EventValue *),
                  void *context, EventsSummary *summary);
 

@@ -19,7 +19,7 @@ typedef enum {
     PICKLE_NONE,
     PICKLE_BOOL,
     PICKLE_INT,
-    PICKLE_BIG_INT, /* does not fit into 64 bits; value not kept */
+    PICKLE_BIG_INT, /* does not fit into 64 bits; text = its bytes, two's complement, little-endian */
     PICKLE_FLOAT,
     PICKLE_TEXT,
     PICKLE_BYTES,
@@ -37,7 +37,7 @@ struct PickleValue {
     PickleKind kind;
     int64_t integer; /* also BOOL */
     double real;
-    const char *text; /* not NUL-terminated; TEXT, BYTES, GLOBAL */
+    const char *text; /* not NUL-terminated; TEXT, BYTES, GLOBAL, BIG_INT */
     size_t length;
     const char *name; /* GLOBAL */
     size_t name_length;
@@ -53,7 +53,12 @@ typedef struct Pickle Pickle;
 
 /* EXIT_BAD_DATA with the byte position on a malformed pickle. On error *out is NULL. */
 Err *pickle_read(const uint8_t *data, size_t size, Pickle **out);
+/* The pickle at the beginning of `data`, which may go on after it: *used = its bytes. */
+Err *pickle_read_first(const uint8_t *data, size_t size, size_t *used, Pickle **out);
 const PickleValue *pickle_root(const Pickle *pickle);
+/* Every value that the pickle made, in the order of its op-codes: what a walk from the root finds, without a walk. */
+size_t pickle_value_count(const Pickle *pickle);
+const PickleValue *pickle_value(const Pickle *pickle, size_t i);
 void pickle_free(Pickle *pickle); /* accepts NULL */
 
 bool pickle_text_is(const PickleValue *value,

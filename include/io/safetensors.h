@@ -9,6 +9,8 @@
  * follow one another from 0 to the end of the file without hole or overlap, sizes that equal shape x element size,
  * no overflow. Element types beyond WeightType (the 4-, 6- and 8-bit floats, complex) are refused by name. */
 Err *safetensors_open(const char *path, WeightsFile **out);
+/* The same from memory, which must live as long as the result. `name` stands for the file in messages. */
+Err *safetensors_open_memory(const char *name, const uint8_t *data, size_t size, WeightsFile **out);
 
 /* A tensor to write. */
 typedef struct {

@@ -1,5 +1,5 @@
 /* Weight files: named tensors read from disk, whatever the format. weights_open tells safetensors from `.pth` by
- * the first bytes and tidies the names; safetensors.h and pth.h read one format as it is.
+ * the first bytes and tidies the names; safetensors.h, pth.h and npy.h read one format as it is.
  *
  * Life cycle: open, look entries up, weights_close. An open file does not change: reads from several threads are
  * safe. Data stays in the file's byte order (little-endian) and element type and need not be aligned to its element
@@ -61,11 +61,22 @@ typedef struct {
     size_t buffer_count;
 } WeightsFile;
 
-/* Reads either format, then
- *  - keeps only the names under `module.student.` where there are some (training state of a whole distiller);
- *  - strips `module.` and `model.` as long as every name begins with it.
+/* What the first bytes say; nothing else is checked. */
+typedef enum { WEIGHTS_UNKNOWN, WEIGHTS_SAFETENSORS, WEIGHTS_PTH, WEIGHTS_NPY } WeightsKind;
+WeightsKind weights_kind(const uint8_t *data, size_t size);
+
+/* Reads safetensors or .pth, then tidies the names, as often as something changes:
+ *  - strips `module.`, `model.`, `_orig_mod.` (torch.compile) and `student.` where every name begins with it;
+ *  - keeps only the names under `student.` where some begin with it (training state of a whole distiller, with its
+ *    teacher under `teacher.`), and says what is left out.
  * EXIT_NO_INPUT when absent, EXIT_BAD_DATA when damaged or of another kind. On error *out is NULL. */
 Err *weights_open(const char *path, WeightsFile **out);
+/* The same from memory, which must live as long as the result. `name` stands for the file in messages. */
+Err *weights_open_memory(const char *name, const uint8_t *data, size_t size, WeightsFile **out);
+/* Maps the file, reads it with one of the ..._open_memory functions and gives the map to the result. */
+typedef Err *(*WeightsReader)(const char *name, const uint8_t *data, size_t size,
+                              WeightsFile **out);
+Err *weights_open_map(const char *path, WeightsReader read, WeightsFile **out);
 void weights_close(WeightsFile *file); /* accepts NULL */
 
 const WeightEntry *weights_find(const WeightsFile *file, const char *name); /* NULL when absent */

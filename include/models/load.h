@@ -16,19 +16,17 @@
 #include "io/safetensors.h"
 #include "io/weights.h"
 #include "models/models.h"
+#include "models/recognise.h"
 
 /* Fills the parameters under `prefix` from the file. F32, F16, BF16 and F64 are converted to fp32.
  * Strict: every parameter must be there in its shape, and every tensor of the file must be a
  * parameter; num_batches_tracked is ignored, present or not. EXIT_BAD_DATA lists what is missing,
- * unexpected or of another shape or type (the first few of each) and names the model the file fits,
- * if there is one. EXIT_BAD_DATA also names the first tensor with a NaN, an infinity or a value
- * beyond fp32. Nothing has been written after an error. */
+ * unexpected or of another shape or type (the first few of each, with both shapes) and says what is
+ * likely to be the cause (models/recognise.h). EXIT_BAD_DATA also names the first tensor with a NaN,
+ * an infinity or a value beyond fp32, and its first such element. Nothing has been written after an
+ * error. */
 Err *model_load_weights(const Params *params, const char *prefix, const WeightsFile *file,
                         float *const arena[ARENA_COUNT]);
-
-/* The network of the zoo whose tensors are exactly the file's, and its number of classes; NULL when
- * there is none. */
-const ModelInfo *model_recognise(const WeightsFile *file, int *classes);
 
 typedef struct {
     SafeTensor *tensors; /* in the order of PyTorch's state_dict */

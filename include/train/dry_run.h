@@ -1,7 +1,8 @@
 /* `train --dry-run`: what a run would be, without any of it. The configuration is checked, the networks are built, every
  * step is planned and prepared on the backend (also for a GPU that is only described), and the report says how many steps
- * there are, what is minimised, and how much device memory each owner would take. Nothing on disk is opened but the
- * configuration and the device's description; no weights, no images. */
+ * there are, what is minimised, and how much device memory and disk each owner would take. It says nothing about time,
+ * which nobody knows before a step has run. Nothing on disk is opened but the configuration and the device's description;
+ * no weights, no images. */
 #ifndef CUDISTILL_TRAIN_DRY_RUN_H
 #define CUDISTILL_TRAIN_DRY_RUN_H
 
@@ -26,6 +27,11 @@ typedef struct {
     MemoryOwner owners[DRY_RUN_MAX_OWNERS];
     int n_owners;
     size_t total;
+    /* Of the run's folder at its largest, and the teacher's memo beside it with all views that the epochs will show. */
+    MemoryOwner disk[DRY_RUN_MAX_OWNERS];
+    int n_disk;
+    size_t disk_total;
+    const char *out, *memo_dir; /* where; the settings' */
     bool
         packed_known; /* the backend tells what its packed weights take; else they are not in the total */
 } DryRunReport;

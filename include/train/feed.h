@@ -18,8 +18,9 @@ typedef struct {
     uint32_t batch;
     uint64_t seed;
     AugmentSpec augment;
-    int workers; /* of the loader */
-    int held;    /* batches that the caller holds at once */
+    PolicySpec policy; /* none where resident */
+    int workers;       /* of the loader */
+    int held;          /* batches that the caller holds at once */
     uint32_t epoch, position;
 } FeedConfig;
 

@@ -8,6 +8,9 @@
 
 #include "base/err.h"
 #include "kernels/distill_spec.h"
+#include <stdbool.h>
+
+enum { METER_PHASES = 4 }; /* data, teacher, student, update: ProgressShare */
 
 /* Sums over an interval or an epoch: OP_DISTILL's SUM_* added up in double. */
 typedef struct {
@@ -15,9 +18,14 @@ typedef struct {
     long steps;
     double seconds, data_wait_s;
     double loss_scale; /* after the last step; 0 = none */
+    double phase_s
+        [METER_PHASES]; /* seconds of the steps that were clocked, without the wait for data */
 } Meter;
 void meter_add(Meter *meter, const float sums[SUM_FIELDS]);
 void meter_reset(Meter *meter);
+/* Shares of the time, sum 1: the wait for data as measured in all steps, the rest split as in the clocked steps. False,
+ * and shares[0] = -1, when no step was clocked. */
+bool meter_phases(const Meter *meter, double shares[METER_PHASES]);
 
 typedef struct {
     int epoch; /* from 1 */
@@ -31,6 +39,8 @@ typedef struct {
     long eval_count;
     double images_per_s, seconds;
     double data_share; /* part of the time spent waiting for data, 0..1 */
+    double phases
+        [METER_PHASES]; /* shares of the time (meter_phases); phases[0] < 0: not measured, not written */
     double loss_scale; /* at the end of the epoch; 0 = none, then it is not written */
     bool best;
 } EpochRecord;

@@ -46,8 +46,8 @@ typedef enum {
 Err *nets_register(Params *params, const NetSpec *teacher, const NetSpec *student, int classes);
 /* Teacher (inference) or its table + student (training) + distillation + gradient. */
 Err *nets_train_graph(const Params *params, const StepGraph *step, Graph *out);
-/* One network in inference, statistics of its logits against the labels: inputs "images" and "labels", outputs "rows" and
- * "sums". The network is the `z` (or, as_teacher, the `t`) of OP_DISTILL. energy_temperature matters only as_teacher. */
+/* One network in inference, statistics of its logits against the labels: inputs "images" and "labels", outputs "rows",
+ * "sums" and "logits" F32 [n,classes]. The network is the `z` (or, as_teacher, the `t`) of OP_DISTILL. energy_temperature matters only as_teacher. */
 Err *nets_eval_graph(const Params *params, const NetSpec *net, const char *prefix, int classes,
                      int size, int batch, bool as_teacher, float energy_temperature, Graph *out);
 /* One network in inference: input "images", output "logits" F32 [n,classes]. */

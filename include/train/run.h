@@ -6,6 +6,7 @@
 #define CUDISTILL_TRAIN_RUN_H
 
 #include "distill/objective.h"
+#include "io/progress.h"
 #include "train/evaluate.h"
 #include "train/feed.h"
 #include "train/metrics.h"
@@ -21,6 +22,8 @@ typedef struct {
     char library[64]; /* with its version and instruction set */
 } Arithmetic;
 
+enum { NORM_RING = 130 };
+
 /* What a checkpoint holds besides weights and momentum. Exact: doubles are written with 17 digits. */
 typedef struct {
     long step;         /* finished */
@@ -31,10 +34,13 @@ typedef struct {
     float loss_scale[LOSS_SCALE_FIELDS]; /* scale, good steps; {1, 0} without one */
     int nonfinite_streak; /* steps in a row whose update was skipped with the loss scale at its lowest */
     long nonfinite_total; /* updates skipped, those that only lowered the loss scale too */
-    Meter epoch_meter;    /* of the epoch in progress */
+    /* The gradient's norm at step n (from 0) in norms[n % NORM_RING]; <= 0: none, or it was not finite */
+    float norms[NORM_RING];
+    Meter epoch_meter;                                 /* of the epoch in progress */
     double best_top1, last_top1, last_top5, last_loss; /* percent; < 0: none yet */
     uint32_t best_epoch, last_epoch;                   /* from 1 */
-    double teacher_top1;                               /* percent, < 0: no teacher */
+    double teacher_top1, teacher_top5;                 /* percent, < 0: no teacher */
+    double agreement;     /* percent of the test set in the last evaluation, < 0: unknown */
     double train_seconds; /* wall time in training steps over all parts of the run */
     long train_images;
     char dataset_hash[DATASET_HASH_CHARS];
@@ -73,9 +79,20 @@ typedef struct {
 enum { MAX_CAPTURES = 16, NOT_RECORDED = -1 };
 
 typedef struct TeacherTable TeacherTable;
+typedef struct PhaseClock PhaseClock;
+
+/* For decisions by time: what things took when they last happened, seconds; 0 = not yet. */
+typedef struct {
+    double begun; /* now_s() when the process began this part of the run */
+    double step, evaluation, save;
+    double mean_step; /* smoothed */
+} RunTimes;
+typedef struct Records Records; /* records.h */
 
 typedef struct {
-    const Settings *settings;
+    const Settings *settings; /* the caller's, or `renamed` */
+    Settings renamed;         /* with `folder` as `out`, where --resume never chose another one */
+    char *folder;             /* NULL: as the caller said */
     Dataset *train_set, *test_set;
     Backend *backend;
     Choices choices;
@@ -96,15 +113,16 @@ typedef struct {
     bool capture; /* steps are recorded and replayed */
     Capture captures[MAX_CAPTURES];
     int n_captures;
-    Metrics *metrics;
+    Records *records;
     RunState state;
     Flight flights[FLIGHTS]; /* of step n: flights[n % FLIGHTS] */
     Meter interval;          /* since the last progress line */
-    double last_line;        /* when that was, now_s() */
-    double lr;               /* of the last step submitted */
+    PhaseClock *clock;       /* train/phases.h */
+    Progress *progress;      /* NULL: none */
+    RunTimes times;
+    double lr; /* of the last step submitted */
     int lock_fd;
-    bool record_failed; /* the last record (metrics, best weights) could not be written */
-    int save_failures;  /* checkpoints in a row that could not be written */
+    int save_failures; /* checkpoints in a row that could not be written */
     bool resumed;
 } Run;
 
@@ -127,8 +145,6 @@ Err *run_save(Run *run);
 Err *run_read_state(Run *run, Resume resume, char **checkpoint);
 /* Whether the run's folder holds checkpoints, damaged ones too. Changes nothing. */
 Err *run_has_checkpoints(const Run *run, bool *found);
-/* The error (EXIT_CONFIG_ERR) for `what` having another value now than when the run was begun. */
-Err *run_drift(const char *run_dir, const char *what, const char *then, const char *now);
 /* The student's weights as DIR/NAME, for other programs and as a teacher. */
 Err *run_save_student(const Run *run, const char *dir, const char *name);
 /* Loads weights and momentum of `checkpoint` into the open store. */

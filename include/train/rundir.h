@@ -14,9 +14,10 @@
  *   student_last.safetensors, student_best.safetensors
  *   images/samples.png, images/samples.json   augmented training pictures of epoch 1 and what the teacher says, log.images
  *   predictions/student.npy, teacher.npy      logits of the test set in its order, float16 [N,C]; labels.npy int32 [N];
- *                       the student's are of the last epoch; log.predictions
+ *                       the student's are of the last epoch; log.predictions, up to 512 MiB each. The largest element
+ *                       of a row, the first of ties, is the class that was counted
  *   histograms.json     of the teacher's energy and of the temperatures that follow from it
- *   errors/rank-000.json   of a run that ended with an error: time, code, message, step, epoch
+ *   errors/rank-000.json   of a run that ended with an error: time, code, message, step, epoch; gone when it goes on
  *   nonfinite-step-N/batch.json   what the run that gave up (79) had last seen: samples, loss terms, first tensor not finite
  *   report.html         `cudistill report`, also made at the end with report.auto
  *   LOCK                held while a process works here
@@ -24,13 +25,17 @@
  * manifest.json: {"format":1, "version", "commit", "name", "project", "tags", "notes", "seed", "status": "running" |
  * "finished" | "preempted" | "interrupted" | "failed", "exit_code", "error": text or null, "started", "updated": seconds
  * since 1970, "student", "student_parameters", "teacher" ("" = none), "teacher_weights", "teacher_hash", "method",
- * "formula", "device", "precision", "batch", "epochs", "dataset": {"name","source","hash","train","test","classes","size"},
+ * "formula", "device" (the processor's name), "backend" ("cpu", "cuda", "ref"), "precision" ("f32", "bf16", "f16"),
+ * "batch", "epochs", "dataset": {"name","source","hash","train","test","classes","size"},
  * "resumes": [{"time","step","host"}], "result": {"last_top1","last_top5","last_loss","best_top1","best_epoch",
  * "teacher_top1","teacher_top5","agreement" (same class as the teacher, test set),"epochs","steps","train_seconds",
- * "images_per_s","nonfinite_steps"}}; percent; null where unknown.
+ * "images_per_s","nonfinite_steps"}}; percent; null where unknown. It is written at the beginning, after the preparation, at
+ * every epoch and at the end: a run whose process was killed stays "running". "error" is null unless the exit code is
+ * above 0. Being started again when finished changes nothing but the weights' dates.
  *
  * samples.json: {"size":32,"columns":8,"scale":1,"gap":2,"pictures":[{"sample":12,"label":3,"dx":4,"dy":0,"flip":true,
- * "teacher":[{"class":3,"p":0.91},...3],"energy":-9.1,"temperature":4}]}; picture i stands in row i/columns of the grid.
+ * "teacher":[{"class":3,"p":0.91},...3],"energy":-9.1,"temperature":4}]}; picture i stands in row i/columns of the grid;
+ * with a policy or cutout also "policy":"Rotate 27, Equalize, cutout at 3,17", what was done to it after crop and flip.
  * histograms.json: {"energy":{"of":"teacher, training set","edges":[n+1],"counts":[n]},
  * "temperature":{"of":"...","values":[2,4,6],"counts":[...]}}; a member is absent where there is no teacher. */
 #ifndef CUDISTILL_TRAIN_RUNDIR_H

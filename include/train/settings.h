@@ -1,11 +1,14 @@
 /* What a run is asked to do: the configuration's values as one plain struct. Only train/ reads configuration; lower
- * layers receive values. The table of keys is in host/train/settings.c; `cudistill help KEY` prints it. */
+ * layers receive values. The table of keys is in host/train/settings_keys.c; `cudistill help KEY` prints it. */
 #ifndef CUDISTILL_TRAIN_SETTINGS_H
 #define CUDISTILL_TRAIN_SETTINGS_H
 
 #include "base/config.h"
 #include "base/err.h"
+#include "data/longtail.h"
+#include "data/view.h"
 #include "distill/objective.h"
+#include "io/progress.h"
 #include "train/schedule.h"
 #include <stdbool.h>
 #include <stddef.h>
@@ -27,6 +30,7 @@ typedef struct {
         *dataset; /* what dataset_open takes, or SHAPE_PREFIX and the options: dry runs only */
     int workers;  /* -1 = chosen by the number of cores */
     Switch resident;
+    LongTail long_tail;
     /* [augment] */
     int padding;
     bool flip;
@@ -73,15 +77,33 @@ typedef struct {
     /* [report] */
     bool report_auto;
 
+    /* Called with the folder of a run that has finished, where report.auto asks for it; NULL: nobody. Not a key. */
+    void (*finished)(const char *run_dir);
+    ProgressMode progress; /* what a person sees: by the flags of the command line, not a key */
+
+    /* Keys ("optim.lr", "data", "teacher.weights") whose change at a resume is a warning: --allow-drift. Borrowed. */
+    const char *const *allow_drift;
+    size_t n_allow_drift;
+
     Config *config; /* owner of the strings */
+
+    PolicySpec policy; /* [augment] too */
 } Settings;
 
 /* The schema, for `help` and for tests. */
 const ConfigKey *settings_schema(size_t *count);
-/* path may be NULL (defaults and overrides alone). All errors at once, EXIT_CONFIG_ERR, before anything is created. */
+/* The schema with what suggestions need: the names of other programs, other words for values. */
+ConfigTable settings_table(void);
+/* path may be NULL (defaults and overrides alone). All errors at once, those of the file and those of keys that do not go
+ * together, before anything is created: EXIT_CONFIG_ERR, or why the file itself cannot be read. */
+Err *settings_read(const char *path, const ConfigOverride *overrides, size_t n_overrides,
+                   Settings *out);
+/* With overrides of origin "--set". */
 Err *settings_load(const char *path, const char *const *overrides, size_t n_overrides,
                    Settings *out);
 void settings_free(Settings *settings);
+/* What training does to a sample before it sees it. */
+ViewSpec settings_view(const Settings *settings);
 const char *precision_name(Precision precision);
 Err *precision_parse(const char *text, Precision *out);
 

@@ -9,7 +9,7 @@ Err *step_open(Run *run);
 /* Waits for the device and frees the same, recordings included. Before the executors are closed. */
 void step_close(Run *run);
 /* Runs the objective's phases, the update and the packing of new weights on `batch`, which is given back to the feed
- * when the step is accounted for. Advances state.step and state.position. With run->capture a step of one kind (rows,
+ * when the step is accounted for. A clocked step (train/phases.h) waits. Advances state.step and state.position. With run->capture a step of one kind (rows,
  * flight, phases) runs plainly the first time, is recorded the second time, and from then on replayed. */
 void step_submit(Run *run, const Batch *batch);
 /* Accounts for the step before the one just submitted: meters, images, loss scale, non-finite gradients (EXIT_NOT_FINITE
@@ -18,6 +18,8 @@ void step_submit(Run *run, const Batch *batch);
 Err *step_land_previous(Run *run);
 /* The same for every step in flight: before an evaluation, a checkpoint, the end. */
 Err *step_land_all(Run *run);
+/* A step took so many seconds, wait_s of them waiting for its batch. */
+void step_add_time(Run *run, double seconds, double wait_s);
 /* Kinds of steps recorded so far. */
 int step_recordings(const Run *run);
 

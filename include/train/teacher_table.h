@@ -18,7 +18,7 @@
 typedef struct {
     long known, computed; /* views found in the memo, views that the teacher computed */
     double seconds;
-    bool stopped; /* a signal came before all was done: nothing was uploaded */
+    bool stopped; /* a signal or `until` came before all was done: nothing was uploaded */
 } TableFill;
 
 /* *out NULL: the teacher runs in every step (teacher.memo = off, or auto and not worth it, or no teacher). */
@@ -28,7 +28,9 @@ bool teacher_table_wanted(const Run *run);
 /* The executor that fills the table, of a dry run; the caller closes it. */
 Err *teacher_table_plan(const Run *run, Exec **fill);
 void teacher_table_close(TeacherTable *table); /* accepts NULL */
-/* Logits of the samples of `epoch` from `position` on, into `step`'s table. No step may be in flight. */
-TableFill teacher_table_fill(TeacherTable *table, Exec *step, uint32_t epoch, uint32_t position);
+/* Logits of the samples of `epoch` from `position` on, into `step`'s table. No step may be in flight. until: now_s() at
+ * which to leave off. */
+TableFill teacher_table_fill(TeacherTable *table, Exec *step, uint32_t epoch, uint32_t position,
+                             double until);
 
 #endif
