@@ -68,6 +68,7 @@ MORE_CHECKS :=
 include kernels/cuda.mk
 include host/bundle.mk
 include host/install.mk
+include tests/fuzz/fuzz.mk
 CHECK_SCRIPTS := $(sort $(wildcard tests/check_*.sh))
 BENCHES := $(call programs_of,bench/bench_*.c)
 C_FILES := $(sort $(shell find host include tests bench kernels -name '*.c' -o -name '*.h' -o -name '*.cuh' \

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 /* libgomp's idle threads spin for long by default, which doubles the time of a convolution when
@@ -21,6 +22,15 @@ static void wait_briefly(char **argv)
     }
 }
 
+/* The errors of a configuration are lines that begin with FILE:LINE, as editors want them, and a closing line. */
+static bool names_places(const Err *err)
+{
+    static const char closing[] = ", nothing was started.";
+    const size_t length = strlen(err->message);
+    return err->code == EXIT_CONFIG_ERR && length >= sizeof closing &&
+           strcmp(err->message + length - (sizeof closing - 1), closing) == 0;
+}
+
 static int leave(Err *err)
 {
     if (!err && (fflush(stdout) != 0 || ferror(stdout))) {
@@ -30,7 +40,7 @@ static int leave(Err *err)
         return EXIT_OK;
     }
     const int code = err->code;
-    fprintf(stderr, "cudistill: %s\n", err->message);
+    fprintf(stderr, "%s%s\n", names_places(err) ? "" : "cudistill: ", err->message);
     err_free(err);
     return code;
 }

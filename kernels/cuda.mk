@@ -60,7 +60,7 @@ $(EMU)/tests/%: $(EMU)/obj/tests/kernels/%.o $(EMU_FAULTS) $(EMU_KERNELS) $(LIBR
 -include $(shell find $(EMU)/obj $(VARIANT)/cuda/obj -name '*.d' 2>/dev/null)
 
 # Unit test programs that also run with `cuda` on the emulated device.
-ON_EMULATED := $(wildcard $(addprefix tests/,$(addsuffix .c,test_ops test_exec test_queue test_train_switches test_cuda_choices test_cuda_groups)))
+ON_EMULATED := $(wildcard $(addprefix tests/,$(addsuffix .c,test_ops test_exec test_queue test_train_switches test_train_loop test_cuda_choices test_cuda_groups)))
 emulated = $(patsubst tests/%.c,cuda-emulated$(comma)CUDISTILL_TEST_BACKEND=cuda$(comma)CUDISTILL_CUDA_LIBRARY=$(EMU_LIBRARY)@$(VARIANT)/tests/%,$(1))
 comma := ,
 # The same in other thread orders, with other delays of the streams, and with the device refusing the fused convolutions.

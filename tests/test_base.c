@@ -511,12 +511,18 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_err_is_harmless_on_a_terminal),
-        cmocka_unit_test(test_err),         cmocka_unit_test(test_check_and_log),
-        cmocka_unit_test(test_allocation),  cmocka_unit_test(test_fp16),
-        cmocka_unit_test(test_bf16),        cmocka_unit_test(test_philox),
-        cmocka_unit_test(test_streams),     cmocka_unit_test(test_distributions),
-        cmocka_unit_test(test_permutation), cmocka_unit_test(test_atomic_write),
-        cmocka_unit_test(test_read_errors), cmocka_unit_test(test_folders),
+        cmocka_unit_test(test_err),
+        cmocka_unit_test(test_check_and_log),
+        cmocka_unit_test(test_allocation),
+        cmocka_unit_test(test_fp16),
+        cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_philox),
+        cmocka_unit_test(test_streams),
+        cmocka_unit_test(test_distributions),
+        cmocka_unit_test(test_permutation),
+        cmocka_unit_test(test_atomic_write),
+        cmocka_unit_test(test_read_errors),
+        cmocka_unit_test(test_folders),
         cmocka_unit_test(test_hashes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -415,9 +415,9 @@ static void version_is_told(void **state)
     for (int i = 0; i < 3; i++) {
         Output output = run(f, ways[i]);
         assert_int_equal(output.code, 0);
-        assert_int_equal(strncmp(output.out, "cudistill " PROGRAM_VERSION,
-                                 strlen("cudistill " PROGRAM_VERSION)),
-                         0);
+        assert_int_equal(
+            strncmp(output.out, "cudistill " PROGRAM_VERSION, strlen("cudistill " PROGRAM_VERSION)),
+            0);
         output_free(&output);
     }
     Output output = run(f, "version --json");

@@ -196,8 +196,9 @@ Err *problem_find(const char *name, const BenchOp **out)
         }
     }
     char *hint = near_hint(&near);
-    Err *err = err_new(EXIT_USAGE_ERR,
-                       "there is no op '%s'%s ('cudistill bench op --list' shows them)", name, hint);
+    Err *err =
+        err_new(EXIT_USAGE_ERR, "there is no op '%s'%s ('cudistill bench op --list' shows them)",
+                name, hint);
     free(hint);
     return err;
 }

@@ -16,14 +16,11 @@ EvalFile eval_file_defaults(void)
                       .std = {0.2675f, 0.2565f, 0.2761f}};
 }
 
-static Err *open_eval(const EvalFile *job, const Dataset *dataset, Backend *backend, Params *params,
-                      Store *store, Exec **exec)
+static Err *open_eval(const EvalFile *job, const Dataset *dataset, Backend *backend,
+                      const NetSpec *given, const Params *params, Store *store, Exec **exec)
 {
-    NetSpec net = {.model = job->model};
-    memcpy(net.mean, job->mean, sizeof net.mean);
-    memcpy(net.std, job->std, sizeof net.std);
+    NetSpec net = *given;
     TRY(precision_choose(backend, job->precision, &net.act));
-    TRY(nets_register(params, NULL, &net, dataset->classes));
     TRY(store_open(backend, params, false, store));
     TRY(store_load(store, STUDENT_PREFIX, job->weights, NULL));
     Graph g;
@@ -47,13 +44,19 @@ Err *eval_file(const EvalFile *job, EvalResult *out)
     Store store = {0};
     Exec *exec = NULL;
     Choices choices = {0};
+    NetSpec net = {.model = job->model};
+    memcpy(net.mean, job->mean, sizeof net.mean);
+    memcpy(net.std, job->std, sizeof net.std);
     Err *err = dataset_open(job->data, SPLIT_TEST, &dataset);
+    if (!err) {
+        err = nets_register(&params, NULL, &net, dataset->classes);
+    }
     if (!err) {
         err = device_open(
             job->device, &(BackendOptions){.threads = job->threads, .choices = &choices}, &backend);
     }
     if (!err) {
-        err = open_eval(job, dataset, backend, &params, &store, &exec);
+        err = open_eval(job, dataset, backend, &net, &params, &store, &exec);
     }
     if (!err) {
         *out = evaluate(exec, dataset, false, false);
