@@ -21,6 +21,8 @@ QUICKSTART ?= suite configs/quickstart.ini
 PACKAGES := gcc g++ libc6-dev make pkg-config libdnnl-dev libinih-dev libjansson-dev libarchive-dev \
     libxxhash-dev libssl-dev libcmocka-dev librandom123-dev libprotobuf-c-dev protobuf-c-compiler libisal-dev libpng-dev
 LINT_PACKAGES := clang-format clang-tidy cppcheck python3
+# Of `make check` alone: libFuzzer with its coverage tools. Where they cannot be had the fuzzers are skipped.
+CHECK_PACKAGES := clang llvm libclang-rt-14-dev groff-base
 
 # ---- Variants: objects of each live apart, so switching between them rebuilds nothing ----
 ifneq ($(filter thread,$(SAN)),)
@@ -81,7 +83,7 @@ SUBMAKE = $(MAKE) --no-print-directory
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all deps deps-lint quickstart test check lint format bench clean found programs \
+.PHONY: all deps deps-check deps-lint quickstart test check lint format bench clean found programs \
     check-programs bench-programs run-tests run-checks run-sanitizers run-benches FORCE
 
 all: found
@@ -119,6 +121,9 @@ endef
 
 deps:
 	$(call install_missing,$(PACKAGES))
+
+deps-check: deps
+	-$(call install_missing,$(CHECK_PACKAGES))
 
 deps-lint: deps
 	$(call install_missing,$(LINT_PACKAGES))
@@ -233,7 +238,7 @@ run-tests:
 	@CUDISTILL=$(PROGRAM) tests/run_tests --timeout $(TEST_TIMEOUT) --log $(LOGS) $(TESTS) $(MORE_TESTS)
 
 # ---- Long tests; in CI they follow `make test` ----
-check: deps
+check: deps deps-check
 	+@$(SUBMAKE) found
 	+@$(SUBMAKE) $(PARALLEL) check-programs
 	+@$(SUBMAKE) run-checks

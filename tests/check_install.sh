@@ -49,8 +49,10 @@ if [ "$(id -u)" = 0 ]; then
     ldd "$moved/bin/cudistill" | awk '$3 ~ /^\// {print $3}' | grep -E '/(libc|libm|libdl|libpthread|librt)\.so' | xargs -I{} cp -L {} "$jail/lib/x86_64-linux-gnu/"
     cp -L /lib64/ld-linux-x86-64.so.2 "$jail/lib64/"
     cp -r "$moved" "$jail/bundle"
+    # Without /proc the loader has to be told where the program lies.
     # shellcheck disable=SC2086
-    check "bundle trains with nothing but the C library" env -i PATH=/ HOME=/tmp OMP_WAIT_POLICY=passive chroot "$jail" \
+    check "bundle trains with nothing but the C library" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp OMP_WAIT_POLICY=passive \
+        LD_ORIGIN_PATH=/bundle/bin chroot "$jail" \
         /bundle/bin/cudistill train /bundle/configs/quickstart/alone.ini --set run.out=/tmp/run $tiny
 else
     echo "[  SKIPPED ] bundle with nothing but the C library: needs root for chroot"
