@@ -230,11 +230,11 @@ static void test_fresh(void **state)
     Metrics *metrics = NULL;
     assert_ok(metrics_open(place->run, -1, &metrics));
     const Meter meter = meter_of_two();
-    assert_ok(metrics_step(metrics, 20, 1, 0.1, &meter, 2));
+    assert_ok(metrics_step(metrics, 20, 1, 0.1, &meter, 2, true));
     assert_ok(metrics_event(metrics, "teacher", 20, "\"top1\":75.5,\"note\":\"a \\\"b\\\"\""));
     assert_ok(metrics_event(metrics, "plain", 21, ""));
     const Meter empty = {0};
-    assert_ok(metrics_step(metrics, 22, 1, NAN, &empty, 1));
+    assert_ok(metrics_step(metrics, 22, 1, NAN, &empty, 1, true));
     /* Read before closing: every line is already in the file. */
     assert_events(place->jsonl, "open:-1 step:20 teacher:20 plain:21 step:22 ");
     Lines lines;
@@ -343,7 +343,7 @@ static void write_run(const Place *place)
     assert_ok(metrics_open(place->run, -1, &metrics));
     const Meter meter = meter_of_two();
     for (long step = 10; step <= 50; step += 10) {
-        assert_ok(metrics_step(metrics, step, (int)(step / 20) + 1, 0.1, &meter, 2));
+        assert_ok(metrics_step(metrics, step, (int)(step / 20) + 1, 0.1, &meter, 2, true));
         if (step % 20 == 0) {
             const EpochRecord record = record_of((int)(step / 20), step);
             assert_ok(metrics_epoch(metrics, &record));

@@ -208,7 +208,7 @@ static void clocked_steps_cost_little(void **state)
 static void the_time_limit_leaves_a_checkpoint(void **state)
 {
     const Fixture *f = *state;
-    const char *extra[] = {"schedule.epochs=1", "train.time_limit=1s", NULL};
+    const char *extra[] = {"schedule.epochs=1", "train.time_limit=0.01s", NULL};
     for (int part = 1; part <= 3; part++) {
         assert_code(run_in(f, "limited", RESUME_AUTO, extra, NULL), EXIT_PREEMPTED,
                     "train.time_limit");
@@ -223,7 +223,7 @@ static void the_time_limit_leaves_a_checkpoint(void **state)
     assert_fine(run_in(f, "unlimited", RESUME_AUTO, extra, NULL));
     assert_same(f, "limited", "unlimited", true);
     char *log = read_in(f, "limited", "log.txt");
-    assert_non_null(strstr(log, "error: stopped by train.time_limit (1 s) at step 1"));
+    assert_non_null(strstr(log, "error: stopped by train.time_limit (0.01 s) at step 1"));
     free(log);
     remove_run(f, "limited");
     remove_run(f, "unlimited");

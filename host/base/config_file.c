@@ -169,7 +169,13 @@ static void open_section(Source *source, char *name)
     if (!source->section_known) {
         const char *meant = NULL;
         char *hint = config_hint_section(table, name, &meant);
-        note(source, 1, "unknown section [%s]%s", name, hint);
+        /* A suite's file and a run's are easily taken for each other. */
+        const char *kind = strcmp(name, "suite") == 0
+                               ? ": this is a suite, which 'cudistill suite FILE' runs"
+                           : config_has_section(table, "suite")
+                               ? ": a suite names configurations; 'cudistill train FILE' runs one"
+                               : hint;
+        note(source, 1, "unknown section [%s]%s", name, kind);
         free(hint);
         if (meant != NULL) {
             source->section = xstrdup(meant);

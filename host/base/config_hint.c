@@ -347,7 +347,9 @@ char *config_hint_file(const char *path)
     }
     NearMiss near = near_start(slash != NULL ? slash + 1 : path);
     for (size_t i = 0; i < count; i++) {
-        near_offer(&near, names[i]);
+        if (strcmp(names[i], near.word) != 0) { /* a folder in place of a file */
+            near_offer(&near, names[i]);
+        }
     }
     char *hint = near_hint(&near);
     names_free(names, count);

@@ -108,7 +108,9 @@ static Err *check_suite(const char *path)
 static void warn_absent(const char *what, const char *path)
 {
     if (path != NULL && !path_exists(path)) {
-        log_warn("%s: '%s' is not there yet", what, path);
+        log_warn("%s: '%s' is not there yet (a relative path starts at the folder of the file it "
+                 "stands in)",
+                 what, path);
     }
 }
 

@@ -73,7 +73,10 @@ static const char *const show_examples[] = {
 
 static Err *run_show(const Args *args)
 {
-    const bool html = args_flag(args, "html");
+    const char *out = args_text(args, "output", "");
+    const size_t length = strlen(out);
+    const bool html =
+        args_flag(args, "html") || (length > 5 && strcmp(out + length - 5, ".html") == 0);
     const ShowRequest request = {
         .spec = args_at(args, 0),
         .split = args_choice(args, "split", 0) == 0 ? SPLIT_TRAIN : SPLIT_TEST,

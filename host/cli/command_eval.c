@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 #include "cli/triple.h"
 
+#include "base/log.h"
 #include "train/eval_file.h"
 
 #include <math.h>
@@ -38,6 +39,9 @@ static Err *run(const Args *args)
     TRY(args_triple(args, "std", 1e-6f, job.std));
     EvalResult r;
     TRY(eval_file(&job, &r));
+    log_info("normalised by mean %g,%g,%g, std %g,%g,%g (--mean, --std: as in training)",
+             (double)job.mean[0], (double)job.mean[1], (double)job.mean[2], (double)job.std[0],
+             (double)job.std[1], (double)job.std[2]);
     if (args_flag(args, "json")) {
         print_json(&r);
         return NULL;
@@ -99,7 +103,10 @@ const Command command_eval = {
     .min_arguments = 1,
     .max_arguments = 1,
     .summary = "accuracy of a weight file on the test set",
-    .details = "WEIGHTS is a safetensors or .pth file; --model and --data must be given.",
+    .details =
+        "WEIGHTS is a safetensors or .pth file; --model and --data must be given. "
+        "--mean and --std must be those of the training ('cudistill config show RUN/config.ini' "
+        "prints augment.mean and augment.std).",
     .options = options,
     .option_count = sizeof options / sizeof options[0],
     .examples = examples,

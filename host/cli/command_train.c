@@ -177,7 +177,8 @@ static const ArgOption options[] = {
     {.name = "resume",
      .kind = ARG_CHOICE,
      .choices = "auto|must|never",
-     .help = "from the newest checkpoint: where there is one, or else fail, or begin anew (auto)"},
+     .help = "from the newest checkpoint: where there is one, or else fail, or begin anew in "
+             "a folder NAME-2, which a given run.out forbids (auto)"},
     {.name = "seed",
      .kind = ARG_INT,
      .metavar = "N",

@@ -48,7 +48,8 @@ static void add_value(const char *key, const json_t *value, Text *out)
     if (json_is_string(value)) {
         inspect_text(out, json_string_value(value));
     } else {
-        char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+        char *text = json_dumps(
+            value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(json_real_value(value) > 1e6 ? 13 : 6));
         text_puts(out, text != NULL ? text : "?");
         free(text);
     }

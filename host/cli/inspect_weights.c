@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME_WIDTH = 40, SHAPE_WIDTH = 18 };
+enum { NAME_WIDTH = 46, SHAPE_WIDTH = 18 };
 
 typedef struct {
     double least, greatest, mean; /* of the finite values; NaN when there are none */

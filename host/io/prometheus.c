@@ -67,7 +67,7 @@ static void add_value(Text *out, double value)
     } else if (isinf(value)) {
         text_puts(out, value > 0 ? " +Inf\n" : " -Inf\n");
     } else {
-        text_add(out, " %.17g\n", value);
+        text_add(out, " %.15g\n", value);
     }
 }
 

@@ -243,6 +243,9 @@ static bool knows_phase(const RunPoints *points, RunPhase phase)
 
 static double share_at(const RunPoint *point, int layer, bool split)
 {
+    if (split && !isfinite(point->phases[PHASE_STUDENT])) {
+        return (double)NAN; /* the data's share alone is known: no column */
+    }
     if (split || layer == 0) {
         return point->phases[layer];
     }

@@ -265,7 +265,7 @@ static void draw_bar(Text *out, const Frame *frame, const ChartBar *bar, double 
     markup_text(out, bar->tip != NULL ? bar->tip : bar->name, 160);
     text_puts(out, "</title>");
     text_add(out, "<text x=\"%.1f\" y=\"%.1f\" class=\"te\">", NAME_WIDTH - 8.0, y + 12.0);
-    markup_text(out, bar->name, 22);
+    markup_text(out, bar->name, 20);
     text_puts(out, "</text>");
     text_add(out, "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>",
              bar->value < 0.0 ? "loss" : "gain", fmin(zero, end), y + 3.0,

@@ -112,7 +112,7 @@ static Err *put_parts(Events *events, const Run *run, double rows)
     for (int i = 0; i < count; i++) {
         char tag[64];
         (void)snprintf(tag, sizeof tag, "train/loss_%s", parts[i].name);
-        TRY(events_scalar(events, tag, run->state.step, run->interval.sums[parts[i].sum] / rows));
+        TRY(events_scalar(events, tag, run->landed, run->interval.sums[parts[i].sum] / rows));
     }
     return NULL;
 }
@@ -131,12 +131,12 @@ Err *board_step(Events *events, const Run *run)
         {"train/agreement", 100.0 * m->sums[SUM_AGREE] / rows},
     };
     enum { OF_TEACHER = 2, ALL = sizeof scalars / sizeof scalars[0] };
-    TRY(put_scalars(events, run->state.step, scalars, teacher ? ALL : ALL - OF_TEACHER));
+    TRY(put_scalars(events, run->landed, scalars, teacher ? ALL : ALL - OF_TEACHER));
     TRY(put_parts(events, run, rows));
     double shares[METER_PHASES];
     if (meter_phases(m, shares)) {
         for (int i = 0; i < METER_PHASES; i++) {
-            TRY(events_scalar(events, phase_tags[i], run->state.step, shares[i]));
+            TRY(events_scalar(events, phase_tags[i], run->landed, shares[i]));
         }
     }
     return NULL;

@@ -97,6 +97,12 @@ void epoch_progress(Run *run)
     }
 }
 
+void epoch_flush(Run *run)
+{
+    records_step(run, eta_s(run)); /* nothing where the interval holds no step */
+    meter_reset(&run->interval);
+}
+
 void epoch_note_table(Run *run, const TableFill *fill)
 {
     log_info("epoch %u/%d  teacher's logits: %ld from the memo, %ld computed, %.1f s",
@@ -114,6 +120,7 @@ static void fill_record(const Run *run, const EvalResult *eval, EpochRecord *rec
 {
     const Meter *m = &run->state.epoch_meter;
     const double rows = m->sums[SUM_ROWS] > 0 ? m->sums[SUM_ROWS] : 1.0;
+    const bool teacher = run->settings->teacher_model != NULL;
     *record = (EpochRecord){
         .epoch = (int)run->state.epoch + 1,
         .step = run->state.step,
@@ -121,8 +128,8 @@ static void fill_record(const Run *run, const EvalResult *eval, EpochRecord *rec
         .train_loss = m->sums[SUM_LOSS] / rows,
         .train_ce = m->sums[SUM_CE] / rows,
         .train_top1 = 100.0 * m->sums[SUM_TOP1] / rows,
-        .teacher_top1 = 100.0 * m->sums[SUM_TTOP1] / rows,
-        .agreement = 100.0 * m->sums[SUM_AGREE] / rows,
+        .teacher_top1 = teacher ? 100.0 * m->sums[SUM_TTOP1] / rows : (double)NAN,
+        .agreement = teacher ? 100.0 * m->sums[SUM_AGREE] / rows : (double)NAN,
         .n_terms = run->objective.spec.n_terms,
         .eval_top1 = eval ? eval->top1 : -1.0,
         .eval_top5 = eval ? eval->top5 : -1.0,
@@ -180,17 +187,20 @@ void epoch_end(Run *run, bool ended)
     EpochRecord record;
     fill_record(run, due ? &eval : NULL, &record);
     if (due && eval.top1 > st->best_top1) {
-        st->best_top1 = eval.top1;
-        st->best_epoch = (uint32_t)epoch;
-        record.best = true;
-        records_note(run, run_save_student(run, s->out, "student_best.safetensors"));
+        Err *err = run_save_student(run, s->out, "student_best.safetensors");
+        if (!err) { /* weights that are not there are not the best */
+            st->best_top1 = eval.top1;
+            st->best_epoch = (uint32_t)epoch;
+            record.best = true;
+        }
+        records_note(run, err);
     }
-    show_epoch(run, &record);
     if (ended) {
         st->epoch++;
         st->position = 0;
         meter_reset(&st->epoch_meter);
     }
+    show_epoch(run, &record);
     records_epoch(run, &record);
 }
 

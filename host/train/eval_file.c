@@ -53,7 +53,9 @@ Err *eval_file(const EvalFile *job, EvalResult *out)
     }
     if (!err) {
         err = device_open(
-            job->device, &(BackendOptions){.threads = job->threads, .choices = &choices}, &backend);
+            job->device,
+            &(BackendOptions){.threads = job->threads, .choices = &choices, .deterministic = true},
+            &backend);
     }
     if (!err) {
         err = open_eval(job, dataset, backend, &net, &params, &store, &exec);

@@ -91,11 +91,11 @@ static void begin_event(Text *out, const char *event, long step)
 static Err *append(const char *path, const char *line)
 {
     struct stat before;
-    const bool existed = stat(path, &before) == 0;
+    const off_t size = stat(path, &before) == 0 ? before.st_size : 0;
     Err *err = file_append_line(path, line);
     struct stat after;
-    if (err != NULL && existed && stat(path, &after) == 0 && after.st_size > before.st_size &&
-        truncate(path, before.st_size) != 0) {
+    if (err != NULL && stat(path, &after) == 0 && after.st_size > size &&
+        truncate(path, size) != 0) {
         err = err_context(err, "and a torn line stays at its end");
     }
     return err;
@@ -323,6 +323,16 @@ static void csv_number(Text *out, double value)
     }
 }
 
+/* Of a run without a teacher: an empty cell. */
+static void csv_teacher(Text *out, double value)
+{
+    if (isnan(value)) {
+        text_puts(out, ",");
+    } else {
+        csv_number(out, value);
+    }
+}
+
 static Err *csv_header(Metrics *metrics, int n_terms)
 {
     Text line = {0};
@@ -358,8 +368,8 @@ static void csv_line(Text *out, const EpochRecord *record, int csv_terms, bool c
     text_add(out, ",%ld", record->step);
     csv_number(out, record->train_ce);
     csv_number(out, record->train_top1);
-    csv_number(out, record->teacher_top1);
-    csv_number(out, record->agreement);
+    csv_teacher(out, record->teacher_top1);
+    csv_teacher(out, record->agreement);
     for (int i = 0; i < csv_terms; i++) {
         if (i < record->n_terms) {
             csv_number(out, record->terms[i]);
@@ -439,7 +449,7 @@ Err *metrics_epoch(Metrics *metrics, const EpochRecord *record)
 }
 
 Err *metrics_step(Metrics *metrics, long step, int epoch, double lr, const Meter *meter,
-                  int n_terms)
+                  int n_terms, bool teacher)
 {
     CHECK(n_terms >= 0 && n_terms <= DISTILL_MAX_TERMS, "%d terms", n_terms);
     const double *sums = meter->sums;
@@ -455,8 +465,8 @@ Err *metrics_step(Metrics *metrics, long step, int epoch, double lr, const Meter
     text_json_number(&line, "loss", sums[SUM_LOSS] / rows);
     text_json_number(&line, "ce", sums[SUM_CE] / rows);
     text_json_number(&line, "top1", 100.0 * sums[SUM_TOP1] / rows);
-    text_json_number(&line, "teacher_top1", 100.0 * sums[SUM_TTOP1] / rows);
-    text_json_number(&line, "agreement", 100.0 * sums[SUM_AGREE] / rows);
+    text_json_number(&line, "teacher_top1", teacher ? 100.0 * sums[SUM_TTOP1] / rows : (double)NAN);
+    text_json_number(&line, "agreement", teacher ? 100.0 * sums[SUM_AGREE] / rows : (double)NAN);
     put_array(&line, "terms", terms, n_terms);
     text_json_number(&line, "nonfinite", sums[SUM_NONFINITE]);
     text_json_number(&line, "images_per_s", meter->seconds > 0.0 ? rows / meter->seconds : 0.0);

@@ -1,6 +1,7 @@
 /* The limit on the gradient's norm. All sums are made anew in each step, in the order of the steps. */
 #include "train/norm_limit.h"
 
+#include <float.h>
 #include <math.h>
 
 enum { WINDOW = 128, LAG = 2, FEWEST = 64 };
@@ -27,7 +28,7 @@ float norm_limit(const float norms[NORM_RING], long step, double z)
     }
     const double mean = sum / count;
     const double variance = fmax(0.0, squares / count - mean * mean);
-    return (float)(mean + z * sqrt(variance));
+    return (float)fmin(mean + z * sqrt(variance), (double)FLT_MAX);
 }
 
 double norm_note(float norms[NORM_RING], long step, const float grad_stats[2], float loss_scale)

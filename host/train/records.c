@@ -119,8 +119,14 @@ static Err *remove_file(const Run *run, const char *name)
 /* What an earlier start that came to no checkpoint has left must not pass for this run's. */
 static Err *clear(const Run *run)
 {
-    static const char *const names[] = {"images",       "predictions", RUN_HISTOGRAMS,
-                                        RUN_PROMETHEUS, RUN_REPORT,    RUN_MANIFEST};
+    static const char *const names[] = {"images",
+                                        "predictions",
+                                        RUN_HISTOGRAMS,
+                                        RUN_PROMETHEUS,
+                                        RUN_REPORT,
+                                        RUN_MANIFEST,
+                                        "student_best.safetensors",
+                                        "student_last.safetensors"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         TRY(remove_file(run, names[i]));
     }
@@ -260,8 +266,8 @@ void records_step(Run *run, double eta_s)
         return;
     }
     note(run, CHANNEL_METRICS,
-         metrics_step(r->metrics, run->state.step, (int)run->state.epoch + 1, run->lr,
-                      &run->interval, run->objective.spec.n_terms));
+         metrics_step(r->metrics, run->landed, (int)run->state.epoch + 1, run->lr, &run->interval,
+                      run->objective.spec.n_terms, run->settings->teacher_model != NULL));
     if (r->board) {
         note(run, CHANNEL_BOARD, board_step(r->board, run));
     }
@@ -339,7 +345,7 @@ static Err *write_error(const Run *run, const Err *err)
 void records_end(Run *run, const Err *err)
 {
     Records *r = run->records;
-    if (!r || r->ended || (r->over && !err)) {
+    if (!r || r->ended || r->over) {
         return;
     }
     r->ended = true;

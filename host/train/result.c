@@ -67,10 +67,12 @@ static void put_next(Text *out, const Settings *s, const char *out_folder)
         text_add(out, ROW "  %s\n", "report", report);
     }
     if (!s->teacher_model) {
-        text_add(out,
-                 ROW "  distil it: cudistill train CONFIG.ini --set distill.method=kd --set "
-                     "teacher.model=%s --set teacher.weights=%s/student_last.safetensors\n",
-                 "next", s->student_model, folder);
+        text_add(
+            out,
+            ROW
+            "  distil it: cudistill train CONFIG.ini --name NAME-kd --set distill.method=kd --set "
+            "teacher.model=%s --set teacher.weights=%s/student_last.safetensors\n",
+            "next", s->student_model, folder);
     } else if (reported) {
         text_add(out, ROW "  cudistill table %s\n", "next", folder);
     } else {

@@ -161,7 +161,7 @@ static const ConfigKey schema[] = {
 
     {"log", "every_s", CONFIG_FLOAT, "60", 0, 1e9, NULL,
      "seconds between progress lines, or a tenth of an epoch where that is longer; the first comes "
-     "after 10; 0: every step"},
+     "after 10; the step after a line is clocked part by part; 0: every step"},
     {"log", "tensorboard", CONFIG_BOOL, "true", NONE, NULL, "event files in the folder tb"},
     {"log", "images", CONFIG_BOOL, "true", NONE, NULL,
      "a grid of augmented training pictures with the teacher's opinion"},

@@ -2,6 +2,7 @@
 #include "train/space.h"
 
 #include "base/log.h"
+#include "train/predictions.h"
 
 #include <sys/statvfs.h>
 
@@ -14,9 +15,9 @@ size_t space_needed(const Run *run)
     const size_t weights = (p->arena_elems[ARENA_WEIGHT] + p->arena_elems[ARENA_STATE]) * 4;
     const size_t checkpoints = 2 * weights * ((size_t)s->keep_last + 1);
     const size_t networks = s->teacher_model ? 2 : 1;
-    const size_t predictions = s->log_predictions ? networks * 2 * (size_t)run->test_set->count *
-                                                        (size_t)run->test_set->classes
-                                                  : 0;
+    const size_t logits = 2 * (size_t)run->test_set->count * (size_t)run->test_set->classes;
+    const size_t predictions =
+        s->log_predictions && logits <= PREDICTIONS_MAX_BYTES ? networks * logits : 0;
     return checkpoints + 2 * weights + predictions + (size_t)LOGS_BYTES;
 }
 

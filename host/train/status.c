@@ -24,7 +24,9 @@ void status_measure(Status *status, const Run *run, double eta_s)
     for (int i = 0; i < count; i++) {
         status->parts[i] = m->sums[parts[i].sum] / rows;
     }
-    (void)meter_phases(m, status->phases);
+    if (!meter_phases(m, status->phases)) { /* no step of a short interval was clocked */
+        (void)meter_phases(&run->state.epoch_meter, status->phases);
+    }
 }
 
 typedef struct {

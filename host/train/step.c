@@ -267,6 +267,7 @@ static Err *land(Run *run, Flight *f)
     }
     run->state.train_images += (long)f->batch->n;
     Err *err = watch_finite(run, f);
+    run->landed = f->step;
     feed_release(run->feed, f->batch);
     f->batch = NULL;
     return err;
@@ -285,15 +286,15 @@ Err *step_land_all(Run *run)
     return NULL;
 }
 
-void step_add_time(Run *run, double seconds, double wait_s)
+void step_add_time(Run *run, double fill_s, double seconds, double wait_s)
 {
     static const double memory = 0.98; /* of the mean */
     Meter *const meters[] = {&run->state.epoch_meter, &run->interval};
     for (int i = 0; i < 2; i++) {
-        meters[i]->seconds += seconds;
+        meters[i]->seconds += fill_s + seconds;
         meters[i]->data_wait_s += wait_s;
     }
-    run->state.train_seconds += seconds;
+    run->state.train_seconds += fill_s + seconds;
     RunTimes *t = &run->times;
     t->step = seconds;
     t->mean_step = t->mean_step > 0.0 ? memory * t->mean_step + (1.0 - memory) * seconds : seconds;

@@ -15,15 +15,27 @@ static bool epoch_ends_next(const Run *run)
     return run->state.position + (uint64_t)run->settings->batch >= run->train_set->count;
 }
 
+/* Before the first one of this part: as long as training on as many images, which takes longer. */
+static double evaluation_s(const Run *run)
+{
+    const RunTimes *t = &run->times;
+    return t->evaluation > 0.0
+               ? t->evaluation
+               : t->mean_step * (double)run->test_set->count / (double)run->settings->batch;
+}
+
 double stop_time(const Run *run)
 {
     if (run->settings->time_limit_s <= 0.0) {
         return INFINITY;
     }
     const RunTimes *t = &run->times;
+    const double limit = run->settings->time_limit_s;
     const double save = t->save > 0.0 ? t->save : FIRST_SAVE_S;
-    return t->begun + run->settings->time_limit_s - LEAVING_S - 2.0 * save - t->step -
-           (epoch_ends_next(run) ? t->evaluation : 0.0);
+    const double reserve =
+        LEAVING_S + 2.0 * save + t->step + (epoch_ends_next(run) ? evaluation_s(run) : 0.0);
+    /* While nothing was measured the reserve is a guess, which must not eat up a short limit. */
+    return t->begun + limit - (t->save > 0.0 ? reserve : fmin(reserve, 0.5 * limit));
 }
 
 int stop_asked(const Run *run)

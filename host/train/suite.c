@@ -242,10 +242,10 @@ static void print_rows(const char *title, const SuiteRow *rows, int count)
         double best_sd;
         mean_and_sd(row->last, row->n, &last, &last_sd);
         mean_and_sd(row->best, row->n, &best, &best_sd);
-        printf("%-28s %3d  %6.2f +- %5.2f  %6.2f +- %5.2f  %8.1f\n", row->label, row->n, last,
+        printf("%-28s %3d  %6.2f ± %5.2f  %6.2f ± %5.2f  %8.1f\n", row->label, row->n, last,
                last_sd, best, best_sd, row->seconds / row->n);
     }
-    printf("+- is the standard deviation over seeds.");
+    printf("± is the standard deviation over seeds.");
 }
 
 static void print_suite(const Suite *suite)

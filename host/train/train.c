@@ -34,6 +34,7 @@ static bool fill_table(Run *run)
 Err *train(Run *run)
 {
     const Settings *s = run->settings;
+    double fill_s = 0.0; /* of the teacher's table, since the last step */
     while (!run_finished(run)) {
         const double begin = now_s();
         if (!fill_table(run)) {
@@ -42,6 +43,7 @@ Err *train(Run *run)
             return stop_error(run, stop);
         }
         const double filled = now_s();
+        fill_s += filled - begin;
         const Batch *batch = feed_next(run->feed);
         if (!batch) {
             continue; /* the end of an epoch, which was dealt with after its last batch */
@@ -56,8 +58,12 @@ Err *train(Run *run)
         if (ended || last || stop || epoch_save_due(run, ended)) {
             TRY(step_land_all(run));
         }
-        step_add_time(run, now_s() - begin, wait_s);
+        step_add_time(run, fill_s, now_s() - filled, wait_s);
+        fill_s = 0.0;
         epoch_progress(run);
+        if (ended || last || stop) {
+            epoch_flush(run);
+        }
         if (ended || last) {
             epoch_end(run, ended);
         }

@@ -8,6 +8,8 @@
 
 /* Shows the run's state; when a line is due by log.every_s, the interval is recorded and a new one begins. */
 void epoch_progress(Run *run);
+/* Records what the interval holds, before a part of the run ends. */
+void epoch_flush(Run *run);
 /* A line and the event "memo" on where the teacher's logits of the epoch came from. */
 void epoch_note_table(Run *run, const TableFill *fill);
 /* Evaluates when due, records the epoch, saves the best weights, and (at its end, not where max_steps cut it short) moves

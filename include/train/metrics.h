@@ -59,6 +59,6 @@ Err *metrics_epoch(Metrics *metrics, const EpochRecord *record);
 /* Per step line (log interval decided by the caller): means over the meter's rows; top1, teacher_top1 and agreement in
  * percent. `step` = the last step in the meter, `steps` in the line = how many it holds. */
 Err *metrics_step(Metrics *metrics, long step, int epoch, double lr, const Meter *meter,
-                  int n_terms);
+                  int n_terms, bool teacher);
 
 #endif

@@ -116,6 +116,7 @@ typedef struct {
     Records *records;
     RunState state;
     Flight flights[FLIGHTS]; /* of step n: flights[n % FLIGHTS] */
+    long landed;             /* the last step whose sums are in the meters */
     Meter interval;          /* since the last progress line */
     PhaseClock *clock;       /* train/phases.h */
     Progress *progress;      /* NULL: none */

@@ -18,8 +18,8 @@ void step_submit(Run *run, const Batch *batch);
 Err *step_land_previous(Run *run);
 /* The same for every step in flight: before an evaluation, a checkpoint, the end. */
 Err *step_land_all(Run *run);
-/* A step took so many seconds, wait_s of them waiting for its batch. */
-void step_add_time(Run *run, double seconds, double wait_s);
+/* A step took so many seconds, wait_s of them waiting for its batch; before it, filling the teacher's table took fill_s. */
+void step_add_time(Run *run, double fill_s, double seconds, double wait_s);
 /* Kinds of steps recorded so far. */
 int step_recordings(const Run *run);
 
