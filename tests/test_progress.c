@@ -5,9 +5,9 @@
 #include "base/log.h"
 #include "io/progress.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <pthread.h>
-#include <errno.h>
 #include <pty.h>
 #include <setjmp.h>
 #include <signal.h>
