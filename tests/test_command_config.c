@@ -11,7 +11,7 @@
 #include <time.h>
 
 enum { TIMED_RUNS = 9 };
-static const double CHECK_LIMIT_S = 0.050;
+#define CHECK_LIMIT_S 0.050
 
 static char *dir;
 
