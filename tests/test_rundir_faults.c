@@ -75,7 +75,9 @@ static int child_main(const char *dir)
     const char *const long_run[] = {"schedule.epochs=5000", "log.every_s=0", "checkpoint.every=3",
                                     NULL};
     Err *err = run_in(&here, "child", RESUME_AUTO, long_run, NULL);
-    return err ? (int)err->code : 0;
+    const int code = err ? (int)err->code : 0;
+    err_free(err);
+    return code;
 }
 
 static pid_t start_child(const Fixture *f)
